@@ -1,0 +1,114 @@
+"""The settings of training, distillation and measurement, as a suite file writes them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from models.interface import Options
+
+
+class Budget(Options):
+    """How long to train: a number of target tokens or of minutes; exactly one is set."""
+
+    target_tokens: int | None = Field(None, gt=0)
+    """Target tokens to train on (padding and eos not counted); gives the same run on every visit."""
+    minutes: float | None = Field(None, gt=0)
+    """Wall-clock minutes of training, development-set decoding included; how far it gets depends on the machine."""
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Budget:
+        if (self.target_tokens is None) == (self.minutes is None):
+            raise ValueError("set exactly one of target_tokens and minutes")
+        return self
+
+
+class TrainConfig(Options):
+    """One training recipe for every family."""
+
+    budget: Budget
+    """How long to train; the same for every system unless a system overrides it, which tables then say."""
+    seeds: tuple[int, ...] = Field((1,), min_length=1)
+    """Training seeds; each is a cell of its own."""
+    batch_tokens: int = Field(1024, gt=0)
+    """Largest number of target positions in a batch, padding included."""
+    max_batch_sentences: int = Field(512, gt=0)
+    """Largest number of sentences in a batch."""
+    learning_rate: float = Field(2e-3, gt=0)
+    """Peak learning rate of AdamW."""
+    schedule: Literal["inverse_sqrt", "cosine", "linear"] = "cosine"
+    """Decay after warm-up; cosine and linear reach zero at the end of the budget."""
+    warmup: float = Field(0.05, ge=0, lt=1)
+    """Share of the budget over which the learning rate rises linearly."""
+    weight_decay: float = Field(0.01, ge=0)
+    """Decoupled weight decay of matrices (biases, norms and embeddings are spared)."""
+    adam_beta2: float = Field(0.98, gt=0, lt=1)
+    """Second-moment decay of AdamW."""
+    clip_norm: float = Field(1.0, gt=0)
+    """Gradients are clipped to this global norm."""
+    evaluations: int = Field(10, ge=1)
+    """How many times the development set is decoded, evenly over the budget."""
+    dev_sentences: int = Field(200, ge=1)
+    """Development sentences decoded each time (the first ones)."""
+    average: Literal["best", "last"] = "best"
+    """Which checkpoints to average: the best by the task's metric, or the last."""
+    average_count: int = Field(3, ge=1)
+    """How many checkpoints to average; the average is kept if it beats the best single one on the development set."""
+    checkpoint_seconds: float = Field(30.0, ge=0)
+    """A resumable checkpoint is written at least this often."""
+    threads: int = Field(1, ge=1)
+    """CPU threads of one training process; as many processes run side by side as the cores allow."""
+
+
+class DistillConfig(Options):
+    """Sequence-level knowledge distillation (Kim & Rush 2016)."""
+
+    beam: int = Field(5, ge=1)
+    """Beam size with which the teacher decodes the training sources."""
+    length_penalty: Literal["gnmt", "power"] = "gnmt"
+    """Length normalisation of the teacher's beam."""
+    alpha: float = Field(0.6, ge=0)
+    """Exponent of the length normalisation."""
+    batch_tokens: int = Field(4096, gt=0)
+    """Largest number of source positions times beam... in a decoding batch, padding included."""
+    shard_sentences: int = Field(1000, ge=1)
+    """A killed distillation resumes at the last finished shard of this many sentences."""
+
+
+class QualityConfig(Options):
+    """How quality is measured."""
+
+    split: Literal["dev", "test"] = "test"
+    """The split that is decoded and scored."""
+    batch_size: int = Field(32, ge=1)
+    """Sentences per batch when decoding for quality."""
+    bootstrap_samples: int = Field(1000, ge=0)
+    """Resamplings behind each interval; 0 gives none."""
+    max_sentences: int | None = Field(None, ge=1)
+    """Score only the first this many sentences."""
+
+
+class SpeedConfig(Options):
+    """How speed is measured (interleaved rounds over the same sentences)."""
+
+    batch_sizes: tuple[int, ...] = Field((1, 8, 32), min_length=1)
+    """Batch sizes, rising; one that does not fit in memory becomes a record with status oom."""
+    sentences: int = Field(160, ge=1)
+    """Test sentences (a fixed random sample) in each timed round."""
+    min_seconds: float = Field(2.0, ge=0)
+    """Least time spent on each cell and batch size, warm-up apart."""
+    min_runs: int = Field(8, ge=2)
+    """Least number of timed rounds."""
+    max_seconds: float = Field(600.0, gt=0)
+    """Once every cell has min_runs rounds, stop at this much measuring time even if min_seconds is not reached."""
+    threads: int | None = Field(None, ge=1)
+    """CPU threads while timing; all cores by default."""
+
+
+class MeasureConfig(Options):
+    """What is measured on each trained system."""
+
+    quality: QualityConfig = QualityConfig()
+    speed: SpeedConfig | None = SpeedConfig()
+    """null: no speed measurement."""

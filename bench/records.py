@@ -1,0 +1,103 @@
+"""The tidy record: one measured value, one CSV row. No torch from here down."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+STATUSES = ("ok", "failed", "oom", "timeout", "skipped")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One measured value. A missing value is None (an empty cell), never a sentinel. Rates are percentages 0-100."""
+
+    suite: str
+    task: str
+    split: str
+    system: str
+    family: str
+    settings: str
+    """Canonical short form, `beam=5 alpha=0.6`; empty for values of the trained model itself."""
+    data: str
+    """raw | distilled: what the system was trained on."""
+    seed: int | None
+    metric: str
+    value: float | None
+    unit: str
+    ci_low: float | None = None
+    ci_high: float | None = None
+    """Bounds of the 95 % interval."""
+    n: int | None = None
+    """Sentences (quality), timed rounds (rates, speed-ups) or distinct sentences (latency) behind the value."""
+    batch_size: int | None = None
+    part: str = ""
+    """For times: decode | tokenise | detokenise | end_to_end."""
+    reference: str = ""
+    """For speed-ups: the system and settings compared with, `transformer [beam=1]`."""
+    device: str = ""
+    dtype: str = ""
+    threads: int | None = None
+    status: str = "ok"
+    reason: str = ""
+    signature: str = ""
+    """How the metric was computed (sacreBLEU's signature, for instance)."""
+    run: str = ""
+    """Identity of the run that measured it."""
+
+
+FIELDS = tuple(f.name for f in fields(Record))
+_INT = {"seed", "n", "batch_size", "threads"}
+_FLOAT = {"value", "ci_low", "ci_high"}
+
+
+def write_records(path: Path, records: Iterable[Record]) -> None:
+    """Write `records` to a CSV file, atomically."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(FIELDS)
+        for record in records:
+            writer.writerow([_to_cell(getattr(record, name)) for name in FIELDS])
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def read_records(path: Path) -> list[Record]:
+    """Read a CSV file of records.
+
+    Raises:
+        ValueError: the file is not a complete table of records (wrong header, short row, unparsable number).
+    """
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = csv.reader(file, strict=True)
+        header = next(rows, None)
+        if header is None or tuple(header) != FIELDS:
+            raise ValueError(f"{path}: not a table of records (its header is {header})")
+        records = []
+        for row in rows:
+            if len(row) != len(FIELDS):
+                raise ValueError(f"{path}:{rows.line_num}: {len(row)} cells where {len(FIELDS)} belong")
+            try:
+                records.append(Record(**{name: _from_cell(name, cell) for name, cell in zip(FIELDS, row, strict=True)}))
+            except ValueError as error:
+                raise ValueError(f"{path}:{rows.line_num}: {error}") from error
+    return records
+
+
+def _to_cell(value: object) -> str:
+    if value is None:
+        return ""
+    return repr(round(value, 6)) if isinstance(value, float) else str(value)
+
+
+def _from_cell(name: str, cell: str) -> object:
+    if name in _INT:
+        return int(cell) if cell else None
+    if name in _FLOAT:
+        return float(cell) if cell else None
+    return cell

@@ -1,0 +1,83 @@
+"""A step: one unit of work that a suite needs, done in a process of its own and kept as one artifact.
+
+The kinds of steps, the module whose `run` does each, and the parents each is given:
+
+    prepare   bench.preparation   -
+    train     bench.training      data (prepare), and teacher (distill) if the system trains on distilled targets
+    distill   bench.distillation  data (prepare), model (train)
+    evaluate  bench.evaluation    data (prepare), model (train)
+    measure   bench.speed         data (prepare), and for cell i `model{i}` (train) and `hypotheses{i}` (evaluate)
+
+Each `run` has the signature `run(spec, folder, parents, progress)`: `spec` is the JSON description of the step,
+`folder` the one to build the artifact in (with what a killed run left there), `parents` maps roles to finished
+artifacts, `progress` takes what to show.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+MODULES = {
+    "prepare": "bench.preparation",
+    "train": "bench.training",
+    "distill": "bench.distillation",
+    "evaluate": "bench.evaluation",
+    "measure": "bench.speed",
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One node of a suite's graph."""
+
+    kind: str
+    key: str
+    """Key of the artifact in the store; equal steps of different cells have equal keys and run once."""
+    spec: dict[str, Any]
+    """JSON-serialisable description of the work; hashed into the key."""
+    parents: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """Role -> (kind, key) of the artifacts it reads."""
+    label: str = ""
+    """How progress and errors call it: `train ctc (distilled, seed 1) on dates`."""
+    alone: bool = False
+    """Timed: no other step may run beside it."""
+    threads: int = 1
+    """CPU threads it uses."""
+    time_limit: float | None = None
+    """Seconds after which it is killed and recorded as timeout."""
+
+    @property
+    def id(self) -> tuple[str, str]:
+        """Kind and key."""
+        return (self.kind, self.key)
+
+
+class StepFailure(Exception):
+    """A step cannot give its artifact for a reason that belongs in the records (NaN loss, for instance)."""
+
+
+class Progress(Protocol):
+    """Takes what a running step has to show."""
+
+    def __call__(self, *, done: float | None = None, **values: float | str) -> None:
+        """Report `done` (share of the work, 0-1) and values to show, such as loss or tokens_per_second."""
+
+
+class JsonProgress:
+    """Writes each report as one JSON line to standard output, for the parent process to show."""
+
+    def __call__(self, *, done: float | None = None, **values: float | str) -> None:
+        """Write one line."""
+        sys.stdout.write(json.dumps({"done": done, **values}) + "\n")
+        sys.stdout.flush()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` to `path`, atomically and readably."""
+    from bench.store import write_atomically
+
+    write_atomically(path, json.dumps(value, ensure_ascii=False, indent=1, sort_keys=True) + "\n")

@@ -1,0 +1,1 @@
+"""Sequence decoders: one file per family over shared layers. Nothing here imports `bench`."""

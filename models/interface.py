@@ -1,0 +1,129 @@
+"""The contract between a family and the harness.
+
+Letters in shape comments and annotations, here and in every other file:
+
+    b  sentences in a batch          s  source positions (tokens or frames)
+    t  target tokens                 f  output frames of an alignment model
+    v  vocabulary                    d  model width
+    h  attention heads               k  width of one head
+    n  rows of a flattened axis (sentences x beams, or tokens)
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+# One vocabulary serves source and target. Its first ids are special; no id ever plays two roles.
+PAD, BOS, EOS, UNK, MASK, BLANK, PLH = range(7)
+NUM_SPECIAL = 7
+SPECIAL_NAMES = ("<pad>", "<bos>", "<eos>", "<unk>", "<mask>", "<blank>", "<plh>")
+
+
+class Options(BaseModel):
+    """Base of every `Config` and `Settings`: immutable, unknown keys refused, field docstrings kept."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True, protected_namespaces=()
+    )
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """What a model must know of the data it is built for."""
+
+    vocab_size: int
+    """Number of ids, special ids included."""
+    max_source_length: int
+    """Longest source, in tokens, that the task yields."""
+    max_target_length: int
+    """Longest target, in tokens without bos and eos; no decoder emits more."""
+    modality: str = "text"
+    """Modality of the source: text."""
+
+
+@dataclass
+class Batch:
+    """Padded sentence pairs. Targets hold neither bos nor eos; a family adds what it needs."""
+
+    src: Tensor
+    """[b, s] int64 source ids."""
+    src_len: Tensor
+    """[b] int64."""
+    tgt: Tensor
+    """[b, t] int64 target ids."""
+    tgt_len: Tensor
+    """[b] int64."""
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Return the same batch on `device`."""
+        return Batch(*(x.to(device, non_blocking=True) for x in (self.src, self.src_len, self.tgt, self.tgt_len)))
+
+
+@dataclass
+class Losses:
+    """What one training step minimises."""
+
+    total: Tensor
+    """Scalar with gradient: the objective per target token."""
+    num_tokens: int
+    """Target tokens that the batch trains on (no eos, no padding): the unit of the training budget."""
+    parts: dict[str, Tensor] = field(default_factory=dict)
+    """Detached scalars to log, by name."""
+    counts: dict[str, int] = field(default_factory=dict)
+    """Events to sum over training and to report, such as `infeasible` pairs."""
+
+
+@dataclass
+class Decoded:
+    """Final output of a decoder: collapsed, without special ids."""
+
+    tokens: Tensor
+    """[b, t] int64, padded with PAD."""
+    lengths: Tensor
+    """[b] int64 emitted tokens."""
+    scores: Tensor
+    """[b] float32 log-probability that the decoder gives its output (normalised if it ranks by a normalised one)."""
+    iterations: Tensor
+    """[b] int64: steps (AR) or refinement passes (NAT) that the sentence took."""
+
+
+class Model(nn.Module, ABC):
+    """A family's network: a training objective and a decoder."""
+
+    @abstractmethod
+    def loss(self, batch: Batch, rng: torch.Generator) -> Losses:
+        """Return the training objective on `batch`; all randomness but dropout comes from `rng`."""
+
+    @abstractmethod
+    def decode(self, src: Tensor, src_len: Tensor, settings: Any) -> Decoded:
+        """Decode sources [b, s] with lengths [b] to final tokens; all that a user waits for happens inside."""
+
+    def log_likelihood(self, batch: Batch) -> Tensor | None:
+        """Return log p(tgt | src) in nats per sentence, [b], or None if the family has no tractable likelihood."""
+        return None
+
+    def observed_modules(self) -> dict[str, list[nn.Module]]:
+        """Modules whose forward calls count as passes, under "encoder" and "decoder" (calls of any one are a pass)."""
+        return {}
+
+
+@dataclass(frozen=True)
+class Family:
+    """What a family's file offers under the name FAMILY."""
+
+    name: str
+    config: type[Options]
+    settings: type[Options]
+    model: type[Model]
+    """Built as `model(config, data_spec)`."""
+    autoregressive: bool
+    title: str
+    """How tables and figures call it."""
+
+    ATTRIBUTE: ClassVar[str] = "FAMILY"
