@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import itertools
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from models.interface import Options
 
@@ -29,8 +30,8 @@ class TrainConfig(Options):
 
     budget: Budget
     """How long to train; the same for every system unless a system overrides it, which tables then say."""
-    seeds: tuple[int, ...] = Field((1,), min_length=1)
-    """Training seeds; each is a cell of its own."""
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field((1,), min_length=1)
+    """Training seeds, each once; each is a cell of its own."""
     batch_tokens: int = Field(1024, gt=0)
     """Largest number of target positions in a batch, padding included."""
     max_batch_sentences: int = Field(512, gt=0)
@@ -60,6 +61,13 @@ class TrainConfig(Options):
     threads: int = Field(1, ge=1)
     """CPU threads of one training process; as many processes run side by side as the cores allow."""
 
+    @field_validator("seeds")
+    @classmethod
+    def _distinct(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError(f"seeds must differ, got {', '.join(map(str, seeds))}")
+        return seeds
+
 
 class DistillConfig(Options):
     """Sequence-level knowledge distillation (Kim & Rush 2016)."""
@@ -71,7 +79,9 @@ class DistillConfig(Options):
     alpha: float = Field(0.6, ge=0)
     """Exponent of the length normalisation."""
     batch_tokens: int = Field(4096, gt=0)
-    """Largest number of source positions times beam... in a decoding batch, padding included."""
+    """Largest number of source positions in a decoding batch, padding included."""
+    batch_sentences: int = Field(128, ge=1)
+    """Largest number of sentences in a decoding batch."""
     shard_sentences: int = Field(1000, ge=1)
     """A killed distillation resumes at the last finished shard of this many sentences."""
 
@@ -92,7 +102,7 @@ class QualityConfig(Options):
 class SpeedConfig(Options):
     """How speed is measured (interleaved rounds over the same sentences)."""
 
-    batch_sizes: tuple[int, ...] = Field((1, 8, 32), min_length=1)
+    batch_sizes: tuple[Annotated[int, Field(ge=1)], ...] = Field((1, 8, 32), min_length=1)
     """Batch sizes, rising; one that does not fit in memory becomes a record with status oom."""
     sentences: int = Field(160, ge=1)
     """Test sentences (a fixed random sample) in each timed round."""
@@ -104,6 +114,13 @@ class SpeedConfig(Options):
     """Once every cell has min_runs rounds, stop at this much measuring time even if min_seconds is not reached."""
     threads: int | None = Field(None, ge=1)
     """CPU threads while timing; all cores by default."""
+
+    @field_validator("batch_sizes")
+    @classmethod
+    def _rising(cls, sizes: tuple[int, ...]) -> tuple[int, ...]:
+        if any(later <= earlier for earlier, later in itertools.pairwise(sizes)):
+            raise ValueError(f"batch sizes must rise, got {', '.join(map(str, sizes))}")
+        return sizes
 
 
 class MeasureConfig(Options):

@@ -11,15 +11,19 @@ The kinds of steps, the module whose `run` does each, and the parents each is gi
 Each `run` has the signature `run(spec, folder, parents, progress)`: `spec` is the JSON description of the step,
 `folder` the one to build the artifact in (with what a killed run left there), `parents` maps roles to finished
 artifacts, `progress` takes what to show.
+
+A step that times many cells must not lose all for one: it names in `folder/current.json`, as `{"cell", "batch_size"}`,
+what it is about to do. If its process dies or hangs there, the runner starts it again with that pair listed in
+`folder/excluded.json` (`[{"cell", "batch_size", "status", "reason"}, ...]`), to be left out and reported.
 """
 
 from __future__ import annotations
 
 import json
-import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
 MODULES = {
     "prepare": "bench.preparation",
@@ -49,11 +53,17 @@ class Step:
     """CPU threads it uses."""
     time_limit: float | None = None
     """Seconds after which it is killed and recorded as timeout."""
+    seconds: float = 0.0
+    """Rough estimate of its time: longer chains start first, and `plan` shows it."""
 
     @property
     def id(self) -> tuple[str, str]:
         """Kind and key."""
         return (self.kind, self.key)
+
+
+CURRENT = "current.json"
+EXCLUDED = "excluded.json"
 
 
 class StepFailure(Exception):
@@ -68,12 +78,28 @@ class Progress(Protocol):
 
 
 class JsonProgress:
-    """Writes each report as one JSON line to standard output, for the parent process to show."""
+    """Writes reports as JSON lines to `stream`, for the parent process to show.
+
+    Reports that come sooner than `interval` seconds after the last one are dropped: a step may report as often as it
+    likes, and neither it nor its parent spends time on that.
+    """
+
+    def __init__(self, stream: TextIO, interval: float) -> None:
+        self.stream = stream
+        self.interval = interval
+        self._next = 0.0
 
     def __call__(self, *, done: float | None = None, **values: float | str) -> None:
-        """Write one line."""
-        sys.stdout.write(json.dumps({"done": done, **values}) + "\n")
-        sys.stdout.flush()
+        """Write one line, unless the last one is too fresh."""
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + self.interval
+            self.write({"done": done, **values})
+
+    def write(self, message: dict[str, Any]) -> None:
+        """Write one line in any case."""
+        self.stream.write(json.dumps(message) + "\n")
+        self.stream.flush()
 
 
 def write_json(path: Path, value: Any) -> None:

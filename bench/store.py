@@ -2,7 +2,7 @@
 
 An artifact is a folder `<root>/<kind>/<key>/`; its key hashes everything that it depends on. It is built in
 `<root>/partial/<kind>-<key>/`, which survives a kill so that the next run resumes there, and is renamed into place
-when complete. JSON and safetensors only: no pickle is ever loaded.
+when complete. Logs lie in `<root>/logs/`. JSON and safetensors only: no pickle is ever loaded.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ import hashlib
 import importlib.util
 import json
 import os
-import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -43,34 +42,48 @@ class Store:
         """Return the folder in which an unfinished artifact is built."""
         return self.root / "partial" / f"{kind}-{key}"
 
+    def log(self, kind: str, key: str) -> Path:
+        """Return the file that takes what the artifact's worker writes to its standard error."""
+        return self.root / "logs" / f"{kind}-{key}.log"
+
     def has(self, kind: str, key: str) -> bool:
         """Tell whether the artifact is complete."""
         return self.path(kind, key).is_dir()
 
-    @contextmanager
-    def building(self, kind: str, key: str) -> Iterator[Path]:
-        """Yield the folder to build the artifact in; on success it becomes the artifact.
+    def build(self, kind: str, key: str, make: Callable[[Path], None]) -> bool:
+        """Make an artifact by calling `make(folder)`, unless it is complete; return whether it was made here.
 
-        What a killed process left there is still there. Two processes never build one artifact at a time: the second
-        waits, and if the first has finished it, its own work is discarded.
+        What a killed process left in the folder is still there. Two processes never build one artifact at a time: the
+        second waits, and finds it complete if the first succeeded.
         """
-        work = self.partial(kind, key)
-        work.parent.mkdir(parents=True, exist_ok=True)
-        with (work.parent / f"{work.name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            work.mkdir(exist_ok=True)
-            yield work
+        with self.lock(f"{kind}-{key}"):
             final = self.path(kind, key)
             if final.is_dir():
-                shutil.rmtree(work)
-                return
+                return False
+            work = self.partial(kind, key)
+            work.mkdir(parents=True, exist_ok=True)
+            for leftover in work.rglob(".*.tmp"):  # of writes that a kill cut short
+                leftover.unlink()
+            make(work)
             for file in sorted(work.rglob("*")):
-                if file.is_file():
-                    _fsync(file)
+                _fsync(file)
+            _fsync(work)
             final.parent.mkdir(parents=True, exist_ok=True)
             work.rename(final)
             _fsync(final.parent)
-        (work.parent / f"{work.name}.lock").unlink(missing_ok=True)
+            return True
+
+    @contextmanager
+    def lock(self, name: str, *, shared: bool = False) -> Iterator[None]:
+        """Hold the lock `name` among all processes that use this store; the kernel frees it when the holder dies.
+
+        Lock files are never removed: a process could be waiting for the removed one while another makes a new one.
+        """
+        path = self.root / "locks" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+            yield
 
 
 def _fsync(path: Path) -> None:
@@ -101,22 +114,24 @@ def key_of(description: Any) -> str:
 def code_fingerprint(modules: Iterable[str]) -> str:
     """Hash the code that `modules` consist of: their syntax trees and those of every local module they import.
 
-    Comments, docstrings and layout do not count, so that mending them recomputes nothing.
+    Local are this project's packages and those that `modules` name (an external family's). Comments, docstrings and
+    layout do not count, so that mending them recomputes nothing.
     """
     seen: dict[str, str] = {}
     todo = list(modules)
+    packages = tuple(sorted({*LOCAL_PACKAGES, *(name.split(".")[0] for name in todo)}))
     while todo:
         name = todo.pop()
         if name in seen:
             continue
-        digest, imports = _module_code(name)
+        digest, imports = _module_code(name, packages)
         seen[name] = digest
         todo.extend(imports)
     return hashlib.sha256(json.dumps(sorted(seen.items())).encode()).hexdigest()[:24]
 
 
 @cache
-def _module_code(name: str) -> tuple[str, tuple[str, ...]]:
+def _module_code(name: str, packages: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
     spec = importlib.util.find_spec(name)
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(f"no module {name!r}")
@@ -129,15 +144,16 @@ def _module_code(name: str) -> tuple[str, tuple[str, ...]]:
             imports.append(node.module)
             imports += [f"{node.module}.{alias.name}" for alias in node.names]
     return hashlib.sha256(_dump(tree).encode()).hexdigest(), tuple(
-        sorted({i for i in imports if i.split(".")[0] in LOCAL_PACKAGES and _is_module(i)})
+        sorted({i for i in imports if i.split(".")[0] in packages and _is_module(i)})
     )
 
 
 def _is_module(name: str) -> bool:
     try:
-        return importlib.util.find_spec(name) is not None
+        spec = importlib.util.find_spec(name)
     except ModuleNotFoundError:
         return False
+    return spec is not None and spec.origin is not None  # a folder without __init__.py has no code of its own
 
 
 def _dump(tree: ast.Module) -> str:

@@ -1,0 +1,54 @@
+# `make` lists the targets. Each sets up .venv itself and makes it anew when constraints.txt or pyproject.toml change.
+
+PYTHON ?= python3
+SUITE ?= suites/quick.yaml
+ARGS ?=
+RESULTS ?= $(patsubst %/records.csv,%,$(wildcard results/*/records.csv))
+
+BIN := .venv/bin
+READY := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help bench plots table test check clean
+
+help:  ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@echo
+	@printf '  %-26s %s\n' \
+	  'SUITE=$(SUITE)' 'the suite that bench runs' \
+	  'ARGS=' 'more arguments for bench run, plot, table or pytest' \
+	  'RESULTS=' 'the folders that plots and table read; all of results/ if not given' \
+	  'PYTHON=$(PYTHON)' 'the interpreter (3.11 to 3.13) that .venv is made with'
+
+bench: $(READY)  ## Run a suite: results/<suite>/ with records, table and figures
+	$(BIN)/python -m bench run $(SUITE) $(ARGS)
+
+plots: $(READY)  ## Draw the figures again, from the records alone
+	@test -n "$(RESULTS)" || { echo "no results/*/records.csv: run 'make bench' first" >&2; exit 3; }
+	@set -e; for folder in $(RESULTS); do $(BIN)/python -m bench plot $$folder $(ARGS); done
+
+table: $(READY)  ## Write the tables again, from the records alone
+	@test -n "$(RESULTS)" || { echo "no results/*/records.csv: run 'make bench' first" >&2; exit 3; }
+	@set -e; for folder in $(RESULTS); do $(BIN)/python -m bench table $$folder $(ARGS); done
+
+test: check  ## Lint, types and every test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto $(ARGS)
+
+check: $(READY)  ## Lint and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:  ## Remove .venv and caches; results and stored artifacts stay
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find bench models tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamp is written last, so a set-up that was interrupted is started over.
+$(READY): constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2> /dev/null || { \
+	  echo "natbench needs Python 3.11 to 3.13, and '$(PYTHON)' is not: $$($(PYTHON) --version 2>&1)" >&2; \
+	  echo "name another: make PYTHON=python3.12 ..." >&2; exit 3; }
+	rm -rf .venv
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@

@@ -1,0 +1,44 @@
+"""Loads a trained model from its artifact, and sets the conditions under which it decodes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from models.interface import DataSpec, Model
+from models.registry import load_family
+from models.weights import fill
+
+MODEL_FILE = "model.safetensors"
+
+
+def load_model(
+    family_name: str, config: dict[str, Any], data_spec: DataSpec, model_folder: Path, device: torch.device | str
+) -> Model:
+    """Build the model of `family_name` and fill it from `model_folder`; it is on `device` and in eval mode.
+
+    Raises:
+        LookupError: no such family.
+        ValueError: the file does not fit the model.
+        FileNotFoundError: the folder holds no model.
+    """
+    family = load_family(family_name)
+    model = family.model(family.config(**config), data_spec)
+    fill(model, load_file(model_folder / MODEL_FILE))
+    return model.to(device).eval()
+
+
+@contextmanager
+def inference(device: str, dtype: str) -> Iterator[None]:
+    """Decode inside: no autograd, and bfloat16 autocast on CUDA if `dtype` is bfloat16.
+
+    Scoring and timing both decode under it, so that both see the same arithmetic.
+    """
+    lowered = device.startswith("cuda") and dtype == "bfloat16"
+    with torch.inference_mode(), torch.autocast("cuda", dtype=torch.bfloat16) if lowered else nullcontext():
+        yield

@@ -1,0 +1,67 @@
+"""Sequence-level knowledge distillation (Kim & Rush 2016): the teacher's beam output replaces the training targets."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from bench.checkpoint import load_model
+from bench.configs import DistillConfig
+from bench.decoding import decode_corpus
+from bench.preparation import PreparedData
+from bench.steps import Progress, write_json
+from bench.store import write_atomically
+from models.registry import load_family
+
+
+def run(spec: dict[str, Any], folder: Path, parents: dict[str, Path], progress: Progress) -> None:
+    """Decode the training sources with the teacher; write `targets.jsonl` (ids, one sentence a line) and a report.
+
+    Equal sources are decoded once. Work is kept in shards, so a killed run resumes at the last finished one.
+    """
+    config = DistillConfig(**spec["distill"])
+    data = PreparedData(parents["data"])
+    family = load_family(spec["family"])
+    model = load_model(spec["family"], spec["config"], data.data_spec, parents["model"], spec["device"])
+    settings = family.settings(beam=config.beam, length_penalty=config.length_penalty, alpha=config.alpha)
+    sources = [pair.source for pair in data.encode(data.examples("train"))]
+    unique = sorted({tuple(s) for s in sources}, key=lambda s: (-len(s), s))
+    size = config.shard_sentences
+    decoded: dict[tuple[int, ...], list[int]] = {}
+    started, fresh_tokens = time.perf_counter(), 0
+    for start in range(0, len(unique), size):
+        shard = unique[start : start + size]
+        file = folder / f"shard-{start // size:06d}.json"
+        if file.exists():
+            targets = json.loads(file.read_text(encoding="utf-8"))
+        else:
+            outputs = decode_corpus(
+                model, shard, settings, config.batch_sentences, spec["dtype"], max_tokens=config.batch_tokens
+            )
+            targets = [o.tokens for o in outputs]
+            write_atomically(file, json.dumps(targets))
+            fresh_tokens += sum(map(len, targets))
+        decoded.update(zip(shard, targets, strict=True))
+        speed = fresh_tokens / (time.perf_counter() - started)
+        progress(done=min(1.0, (start + size) / len(unique)), tokens_per_second=speed)
+    lines = [json.dumps(decoded[tuple(s)]) for s in sources]
+    write_atomically(folder / "targets.jsonl", "\n".join(lines) + "\n")
+    write_json(
+        folder / "distillation.json",
+        {
+            "sentences": len(sources),
+            "distinct_sources": len(unique),
+            "tokens": sum(map(len, decoded.values())),
+            "empty_outputs": sum(not decoded[tuple(s)] for s in sources),
+        },
+    )
+    for file in folder.glob("shard-*.json"):
+        file.unlink()
+
+
+def read_targets(folder: Path) -> list[list[int]]:
+    """Return the distilled targets of a distill artifact, one id list per training sentence."""
+    with (folder / "targets.jsonl").open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file]

@@ -1,0 +1,73 @@
+"""The evaluate step: the scored hypotheses of one cell, and their quality."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench.batching import collate
+from bench.checkpoint import inference, load_model
+from bench.configs import QualityConfig
+from bench.decoding import decode_corpus
+from bench.preparation import EncodedPair, PreparedData, build_task
+from bench.quality import perplexity, score
+from bench.steps import Progress, write_json
+from bench.store import write_atomically
+from models.interface import Model
+from models.registry import load_family
+
+
+def run(spec: dict[str, Any], folder: Path, parents: dict[str, Path], progress: Progress) -> None:
+    """Decode the split to be scored; write `hypotheses.jsonl` and `scores.json`."""
+    config = QualityConfig(**spec["quality"])
+    data = PreparedData(parents["data"])
+    task = build_task(spec["task"], spec["task_config"])
+    settings = load_family(spec["family"]).settings(**spec["settings"])
+    model = load_model(spec["family"], spec["config"], data.data_spec, parents["model"], spec["device"])
+    examples = data.examples(config.split)[: config.max_sentences]
+    pairs = data.encode(examples)
+    outputs = decode_corpus(
+        model,
+        [p.source for p in pairs],
+        settings,
+        config.batch_size,
+        spec["dtype"],
+        after_batch=lambda done: progress(done=0.8 * done / len(pairs)),
+    )
+    hypotheses = [data.tokenizer.decode(o.tokens) for o in outputs]
+    lines = [
+        json.dumps({"id": e.id, "hypothesis": h, "tokens": o.tokens, "score": o.score}, ensure_ascii=False)
+        for e, h, o in zip(examples, hypotheses, outputs, strict=True)
+    ]
+    write_atomically(folder / "hypotheses.jsonl", "\n".join(lines) + "\n")
+    scores = score(task.metrics, hypotheses, examples, bootstrap_samples=config.bootstrap_samples)
+    likelihoods = log_likelihoods(model, pairs, config.batch_size, spec["dtype"])
+    if likelihoods is not None:
+        lengths = np.array([len(p.target) for p in pairs])
+        possible = np.isfinite(likelihoods)
+        scores.append(
+            perplexity(likelihoods[possible], lengths[possible], bootstrap_samples=config.bootstrap_samples)
+        )
+    write_json(folder / "scores.json", [asdict(s) for s in scores])
+
+
+def log_likelihoods(model: Model, pairs: list[EncodedPair], batch_size: int, precision: str) -> np.ndarray | None:
+    """Return log p(target | source) of each pair in nats; None if the family has no tractable likelihood.
+
+    Minus infinity marks a target that the model cannot produce at all (too few CTC frames).
+    """
+    device = next(model.parameters()).device
+    values: list[torch.Tensor] = []
+    for start in range(0, len(pairs), batch_size):
+        batch = collate(pairs[start : start + batch_size]).to(device)
+        with inference(device.type, precision):
+            likelihood = model.log_likelihood(batch)
+        if likelihood is None:
+            return None
+        values.append(likelihood.float().cpu())
+    return torch.cat(values).numpy()

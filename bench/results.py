@@ -1,0 +1,247 @@
+"""Records grouped for presentation: one cell per task, system, training data and settings, over its training seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import fmean
+
+from bench.records import Record
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a metric is called and read."""
+
+    title: str
+    unit: str = ""
+    lower_is_better: bool = False
+    decimals: int = 1
+
+
+# Ordered by how much a reader wants them; the headline of a task is the one whose records come first.
+QUALITY = {
+    "exact_match": Metric("Exact match", "%"),
+    "bleu": Metric("BLEU"),
+    "chrf": Metric("chrF"),
+    "ter": Metric("TER", "%", lower_is_better=True),
+    "wer": Metric("WER", "%", lower_is_better=True),
+    "cer": Metric("CER", "%", lower_is_better=True),
+    "ser": Metric("SER", "%", lower_is_better=True),
+    "mixed_mode_rate": Metric("Mixed modes", "%", lower_is_better=True),
+    "repetition_rate": Metric("Repetitions", "%", lower_is_better=True),
+    "empty_rate": Metric("Empty", "%", lower_is_better=True),
+    "length_ratio": Metric("Length ratio", decimals=3),
+    "perplexity": Metric("Perplexity", lower_is_better=True, decimals=2),
+}
+DIAGNOSTIC = ("repetition_rate", "empty_rate", "length_ratio", "perplexity")
+"""Quality metrics that describe outputs rather than rank systems: never a headline."""
+MODEL = ("parameters", "train_tokens", "train_minutes", "train_tokens_per_second", "infeasible_pairs")
+"""Values of a trained model, whatever its decoding settings."""
+SPEED = (
+    "tokens_per_second sentences_per_second latency_p50 latency_p90 latency_p95 latency_p99 speedup real_time_factor "
+    "peak_memory encoder_passes decoder_passes tokens_per_pass aup iterations flops roofline_fraction "
+    "seconds_per_sentence foreign_cpu"
+).split()
+
+
+def quality_metric(name: str) -> Metric:
+    """Return how to present the quality metric `name`; an unknown one goes by its own name."""
+    return QUALITY.get(name, Metric(name))
+
+
+@dataclass(frozen=True)
+class Key:
+    """Which value of a cell: everything that tells two records of one cell and seed apart."""
+
+    metric: str
+    batch_size: int | None = None
+    part: str = ""
+    reference: str = ""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value over the seeds of a cell. The interval of one seed and the spread over several are never mixed."""
+
+    value: float | None = None
+    """The value of the only seed, or the mean over seeds."""
+    low: float | None = None
+    high: float | None = None
+    """95 % bootstrap interval; None over several seeds."""
+    spread: tuple[float, float] | None = None
+    """Smallest and largest value over the seeds, if there are several."""
+    status: str = "ok"
+    reason: str = ""
+    """Why there is no value."""
+    n: int | None = None
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """The spread over seeds, else the interval, else None: what an error bar shows."""
+        if self.spread is not None:
+            return self.spread
+        return None if self.low is None or self.high is None else (self.low, self.high)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why a cell lacks values."""
+
+    status: str
+    reason: str
+    where: str
+    """`at batch 32`, `seed 2`, ..., or empty if it concerns the whole cell."""
+
+
+class Cell:
+    """All values of one system, trained on one kind of data and decoded with one set of settings."""
+
+    def __init__(self, records: list[Record]) -> None:
+        first = records[0]
+        self.task, self.system, self.family = first.task, first.system, first.family
+        self.data, self.settings = first.data, first.settings
+        self.records = records
+
+    @property
+    def name(self) -> str:
+        """`ctc (distilled) [beam=5]`; raw training data go without saying."""
+        name = self.system if self.data != "distilled" else f"{self.system} (distilled)"
+        return f"{name} [{self.settings}]" if self.settings else name
+
+    @property
+    def seeds(self) -> list[int]:
+        """Training seeds, rising."""
+        return sorted({r.seed for r in self.records if r.seed is not None})
+
+    @cached_property
+    def _index(self) -> dict[Key, list[Record]]:
+        index: dict[Key, list[Record]] = {}
+        for record in self.records:
+            same = index.setdefault(Key(record.metric, record.batch_size, record.part, record.reference), [])
+            if any(other.seed == record.seed and other.split == record.split for other in same):
+                raise ValueError(f"two records of {record.metric} for {self.name} on {self.task}, seed {record.seed}")
+            same.append(record)
+        return index
+
+    @property
+    def keys(self) -> list[Key]:
+        """Which values there are, in the order of the records."""
+        return list(self._index)
+
+    def get(self, metric: str, batch_size: int | None = None, part: str = "", reference: str = "") -> Estimate:
+        """Return a value over the seeds; one without a value if it was not measured."""
+        return self.estimate(Key(metric, batch_size, part, reference))
+
+    def smallest_batch(self, metric: str, part: str = "") -> Estimate:
+        """Return `metric` at the smallest batch size that has it (or at none)."""
+        sizes = [key.batch_size for key in self._index if key.metric == metric and key.part == part]
+        return self.get(metric, min(sizes, key=lambda size: size or 0), part) if sizes else Estimate()
+
+    def estimate(self, key: Key) -> Estimate:
+        """Return the value at `key` over the seeds."""
+        records = self._index.get(key, [])
+        good = [(r, r.value) for r in records if r.value is not None]
+        if not good:
+            bad = next((r for r in records if r.status != "ok"), records[0] if records else None)
+            return Estimate(status=bad.status, reason=bad.reason) if bad else Estimate()
+        if len(good) == 1:
+            record, value = good[0]
+            return Estimate(value, record.ci_low, record.ci_high, n=record.n)
+        values = [value for _, value in good]
+        return Estimate(fmean(values), spread=(min(values), max(values)), n=good[0][0].n)
+
+    @property
+    def problems(self) -> list[Problem]:
+        """What failed, each reason once."""
+        bad: dict[tuple[str, str], list[Record]] = {}
+        for record in self.records:
+            if record.status != "ok":
+                bad.setdefault((record.status, record.reason), []).append(record)
+        some_value = any(r.value is not None for r in self.records)
+        return [Problem(*what, _scope(rows, len(self.seeds)) if some_value else "") for what, rows in bad.items()]
+
+
+def _scope(rows: list[Record], num_seeds: int) -> str:
+    """Say what the failed `rows` of a cell with other, good rows have in common."""
+    sizes = sorted({r.batch_size for r in rows if r.batch_size is not None})
+    seeds = sorted({r.seed for r in rows if r.seed is not None})
+    words = []
+    if sizes and all(r.batch_size is not None for r in rows):
+        words.append("at batch " + ", ".join(map(str, sizes)))
+    if len(seeds) < num_seeds:
+        words.append("seed " + ", ".join(map(str, seeds)))
+    return " ".join(words) or ", ".join(dict.fromkeys(r.metric for r in rows))
+
+
+class TaskResults:
+    """All cells of one task, in the order of the records."""
+
+    def __init__(self, records: list[Record]) -> None:
+        self.name = records[0].task
+        self.records = records
+        groups: dict[tuple[str, str, str], list[Record]] = {}
+        trained: dict[tuple[str, str], list[Record]] = {}
+        for record in records:
+            if record.metric in MODEL or (not record.settings and record.status != "ok"):
+                trained.setdefault((record.system, record.data), []).append(record)
+            else:
+                groups.setdefault((record.system, record.data, record.settings), []).append(record)
+        self.models = [Cell(rows) for rows in trained.values()]
+        decoded = {key[:2] for key in groups}
+        # A model that failed before anything was decoded still has a row of its own.
+        lost = [rows for key, rows in trained.items() if key not in decoded]
+        self.cells = [Cell(rows) for rows in (*groups.values(), *lost)]
+
+    def model_of(self, cell: Cell) -> Cell | None:
+        """Return the values of the trained model behind `cell`."""
+        return next((m for m in self.models if (m.system, m.data) == (cell.system, cell.data)), None)
+
+    @cached_property
+    def batch_sizes(self) -> list[int]:
+        """Batch sizes of the throughput measurement, rising."""
+        return sorted({r.batch_size for r in self.records if r.metric == "tokens_per_second" and r.batch_size})
+
+    @cached_property
+    def references(self) -> list[str]:
+        """The AR references of the speed-ups, in the order of the records."""
+        return list(dict.fromkeys(r.reference for r in self.records if r.metric == "speedup" and r.reference))
+
+    def speedup_batch_sizes(self) -> list[int]:
+        """The smallest and the largest batch size that have speed-ups."""
+        sizes = sorted({r.batch_size for r in self.records if r.metric == "speedup" and r.batch_size})
+        return sizes if len(sizes) < 2 else [sizes[0], sizes[-1]]
+
+    def referred(self, reference: str) -> Cell | None:
+        """Return the cell that `reference` names; the one trained on raw data if it does not say."""
+        named = [c for c in self.cells if reference in (c.name, c.system + (f" [{c.settings}]" if c.settings else ""))]
+        return next((c for c in named if c.name == reference), named[0] if named else None)
+
+    def speedup(self, cell: Cell, reference: str, batch_size: int) -> Estimate:
+        """Return the speed-up of `cell`; a reference is once as fast as itself whether that was written or not."""
+        found = cell.get("speedup", batch_size, reference=reference)
+        if found.value is None and found.status == "ok" and cell is self.referred(reference):
+            return Estimate(1.0)
+        return found
+
+    @cached_property
+    def quality(self) -> list[str]:
+        """Quality metrics, those that rank systems first, in the order of the records."""
+        there = dict.fromkeys(
+            r.metric for r in self.records if r.metric not in SPEED and r.metric not in MODEL and r.value is not None
+        )
+        return sorted(there, key=lambda name: name in DIAGNOSTIC)
+
+    @property
+    def headline(self) -> str | None:
+        """The metric that figures show."""
+        return next((name for name in self.quality if name not in DIAGNOSTIC), None)
+
+
+def by_task(records: Iterable[Record]) -> list[TaskResults]:
+    """Group `records` by task, in their order."""
+    tasks: dict[str, list[Record]] = {}
+    for record in records:
+        tasks.setdefault(record.task, []).append(record)
+    return [TaskResults(rows) for rows in tasks.values()]

@@ -1,0 +1,178 @@
+"""A suite file, checked as a whole before anything runs, and the models and cells that it asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from bench.configs import DistillConfig, MeasureConfig, TrainConfig
+from bench.suite_file import SuiteFile
+from bench.suite_overrides import apply_overrides
+from bench.suite_problems import Problems, SuiteError, show_value, unknown
+from bench.suite_schema import FamilyDescription, TaskDescription, describe_families, describe_tasks, suite_json_schema
+from bench.suite_systems import Reference, SettingsEntry, SystemEntry, SystemReader
+from bench.suite_tasks import TaskEntry, read_tasks
+from bench.yaml_lines import YamlError, read_yaml
+
+__all__ = [
+    "Cell",
+    "FamilyDescription",
+    "Reference",
+    "SettingsEntry",
+    "Suite",
+    "SuiteError",
+    "SystemEntry",
+    "TaskDescription",
+    "TaskEntry",
+    "TrainedModel",
+    "describe_families",
+    "describe_tasks",
+    "load_suite",
+    "suite_json_schema",
+]
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """One training: a system on one task, one kind of data and one seed."""
+
+    task: TaskEntry
+    system: str
+    family: str
+    config: dict[str, Any]
+    """The family's Config as JSON values, all defaults included."""
+    data: str
+    """raw | distilled."""
+    teacher: str | None
+    """The system whose model on raw data, of the same task and seed, gives the targets; None for raw data."""
+    seed: int
+    train: TrainConfig
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row of the comparison: a trained model and a way to decode with it."""
+
+    model: TrainedModel
+    settings: dict[str, Any]
+    """The family's Settings as JSON values, all defaults included."""
+    settings_label: str
+    """Canonical short form, `beam=5 alpha=0.6`; cells of one model have different ones."""
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A checked suite."""
+
+    name: str
+    tasks: tuple[TaskEntry, ...]
+    systems: tuple[SystemEntry, ...]
+    train: TrainConfig
+    distill: DistillConfig
+    measure: MeasureConfig
+    references: tuple[Reference, ...]
+    """What speed-ups compare with; empty if no autoregressive system is trained on raw data."""
+
+    def models(self) -> list[TrainedModel]:
+        """Return every model to train, in the order of the file: by task, system, data and seed."""
+        return [model for _, model in self._models()]
+
+    def cells(self) -> list[Cell]:
+        """Return every cell to measure, in the order of the models and then of the settings."""
+        return [
+            Cell(model, settings.values, settings.label)
+            for system, model in self._models()
+            if system.measured
+            for settings in system.settings
+        ]
+
+    def _models(self) -> list[tuple[SystemEntry, TrainedModel]]:
+        return [
+            (
+                system,
+                TrainedModel(
+                    task=task,
+                    system=system.name,
+                    family=system.family,
+                    config=system.config,
+                    data=data,
+                    teacher=system.teacher if data == "distilled" else None,
+                    seed=seed,
+                    train=system.train,
+                ),
+            )
+            for task in self.tasks
+            for system in self.systems
+            for data in system.data
+            for seed in system.train.seeds
+        ]
+
+    def select(self, systems: Sequence[str]) -> Suite:
+        """Return the suite with only the named systems.
+
+        Teachers that they need stay as models to train (on raw data, with the seeds needed) but give no cells. Of the
+        references, those to the named systems stay.
+
+        Raises:
+            SuiteError: a name is unknown, or there is none.
+        """
+        known = [system.name for system in self.systems if system.measured]
+        wrong = [f"--only: {unknown('system', name, known)}" for name in systems if name not in known]
+        if wrong or not systems:
+            raise SuiteError(wrong or ["--only: names no system"])
+        needed: dict[str, set[int]] = {}
+        for system in self.systems:
+            if system.name in systems and system.teacher is not None:
+                needed.setdefault(system.teacher, set()).update(system.train.seeds)
+        kept = []
+        for system in self.systems:
+            if system.name in systems:
+                kept.append(system)
+            elif system.name in needed:
+                seeds = tuple(seed for seed in system.train.seeds if seed in needed[system.name])
+                train = system.train.model_copy(update={"seeds": seeds})
+                kept.append(replace(system, measured=False, data=("raw",), teacher=None, train=train))
+        references = tuple(reference for reference in self.references if reference.system in systems)
+        return replace(self, systems=tuple(kept), references=references)
+
+
+def load_suite(path: Path, overrides: Sequence[str] = ()) -> Suite:
+    """Read a suite file and check all of it.
+
+    Args:
+        path: The YAML file.
+        overrides: Changes as `key.path=value`; see `bench.suite_overrides`.
+
+    Raises:
+        SuiteError: the file or an override is not right; one line for each problem, with file and line.
+    """
+    try:
+        document = read_yaml(path)
+    except YamlError as error:
+        place = f"{path}:{error.line}" if error.line else str(path)
+        raise SuiteError([f"{place}: {' '.join(str(error).split())}"]) from error
+    problems = Problems(path, document)
+    content = document.value
+    if not isinstance(content, dict):
+        problems.add((), "the file is empty" if content is None else f"must be a mapping, got {show_value(content)}")
+        raise problems.error()
+    apply_overrides(content, overrides, problems)
+    content = {key: value for key, value in content.items() if not key.startswith("x-")}
+
+    file = problems.salvage(SuiteFile, content, ())
+    tasks = read_tasks(file.get("tasks", []), problems)
+    systems = SystemReader(file.get("systems", []), file.get("backbone", {}), content.get("train"), problems)
+    references = systems.references(file.get("references"))
+    if problems:
+        raise problems.error()
+    return Suite(
+        name=file["name"],
+        tasks=tuple(tasks),
+        systems=tuple(systems.entries()),
+        train=file["train"],
+        distill=file["distill"],
+        measure=file["measure"],
+        references=tuple(references),
+    )

@@ -1,0 +1,286 @@
+"""The systems of a suite: which family, how configured, trained on what, decoded how."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from bench.configs import TrainConfig
+from bench.suite_file import ReferenceSection, SystemSection
+from bench.suite_problems import Problems, unknown
+from bench.yaml_lines import KeyPath
+from models import registry
+from models.interface import Family, Options
+
+
+@dataclass(frozen=True)
+class SettingsEntry:
+    """One way to decode with a trained system."""
+
+    values: dict[str, Any]
+    """The family's Settings as JSON values, defaults included."""
+    label: str
+    """Canonical short form, `beam=5 alpha=0.6`; unique within the system."""
+
+
+@dataclass(frozen=True)
+class SystemEntry:
+    """A system of a suite, checked and with all defaults."""
+
+    name: str
+    family: str
+    autoregressive: bool
+    config: dict[str, Any]
+    """The family's Config as JSON values, defaults and the suite's backbone included."""
+    settings: tuple[SettingsEntry, ...]
+    data: tuple[str, ...]
+    """raw, distilled or both: a model is trained on each."""
+    teacher: str | None
+    train: TrainConfig
+    measured: bool = True
+    """False for a teacher that a selection of systems needs but does not name."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What speed-ups compare with."""
+
+    system: str
+    settings: dict[str, Any]
+    settings_label: str
+
+
+@dataclass
+class _Draft:
+    """A system as far as it could be read."""
+
+    path: KeyPath
+    section: dict[str, Any]
+    family: Family | None = None
+    config: Options | None = None
+    settings: list[Options] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+    data: tuple[str, ...] | None = None
+    train: TrainConfig | None = None
+
+    @property
+    def name(self) -> str | None:
+        return self.section.get("name")
+
+    def entry(self) -> SystemEntry:
+        """Return the finished system; only for a draft without problems."""
+        assert self.family is not None
+        assert self.config is not None
+        assert self.data is not None
+        assert self.train is not None
+        return SystemEntry(
+            name=self.section["name"],
+            family=self.section["family"],
+            autoregressive=self.family.autoregressive,
+            config=self.config.model_dump(mode="json"),
+            settings=tuple(
+                SettingsEntry(settings.model_dump(mode="json"), label)
+                for settings, label in zip(self.settings, self.labels, strict=True)
+            ),
+            data=self.data,
+            teacher=self.section["teacher"],
+            train=self.train,
+        )
+
+
+class SystemReader:
+    """Reads the suite's `systems`, and what refers to them."""
+
+    def __init__(self, items: list[Any], backbone: dict[str, Any], train: Any, problems: Problems) -> None:
+        self.problems = problems
+        self.backbone = backbone
+        # Without a recipe to depart from, departures are still checked, with any valid budget.
+        self.suite_train = train if isinstance(train, dict) else {"budget": {"minutes": 1}}
+        self.drafts = [self._draft(item, ("systems", index)) for index, item in enumerate(items)]
+        self.by_name: dict[str, _Draft] = {}
+        for draft in self.drafts:
+            if draft.name in self.by_name:
+                problems.add((*draft.path, "name"), f"name {draft.name!r} is taken; system names must differ")
+            elif draft.name is not None:
+                self.by_name[draft.name] = draft
+        self._check_backbone()
+        for draft in self.drafts:
+            self._check_teacher(draft)
+
+    def entries(self) -> list[SystemEntry]:
+        """Return the systems; only when there are no problems."""
+        return [draft.entry() for draft in self.drafts]
+
+    def _draft(self, item: Any, path: KeyPath) -> _Draft:
+        draft = _Draft(path, self.problems.salvage(SystemSection, item, path))
+        section = draft.section
+        if "data" in section and "teacher" in section:
+            data = section["data"] or ("distilled" if section["teacher"] else "raw")
+            draft.data = (data,) if isinstance(data, str) else tuple(data)
+            if len(set(draft.data)) < len(draft.data):
+                self.problems.add((*path, "data"), "names the same data twice")
+        if "train" in section:
+            own = section["train"]
+            merged = {**self.suite_train, **own}
+            homes: dict[str, KeyPath] = {
+                key: ("train", key) for key in (*merged, *TrainConfig.model_fields) if key not in own
+            }
+            draft.train = self.problems.check(TrainConfig, merged, (*path, "train"), homes)
+        if "family" in section:
+            draft.family = self._find(section["family"], (*path, "family"))
+        if draft.family is not None:
+            self._read_options(draft, draft.family)
+        return draft
+
+    def _find(self, name: str, path: KeyPath) -> Family | None:
+        known = registry.built_in_families()
+        if "." not in name and name not in known:
+            self.problems.add(path, unknown("family", name, known))
+            return None
+        try:
+            return registry.load_family(name)
+        except Exception as error:  # importing a user's module may raise anything
+            reason = error.args[0] if isinstance(error, LookupError) else f"family {name!r} cannot be imported: {error}"
+            self.problems.add(path, str(reason))
+            return None
+
+    def _read_options(self, draft: _Draft, family: Family) -> None:
+        if "config" in draft.section:
+            own = draft.section["config"]
+            shared = {
+                key: value
+                for key, value in self.backbone.items()
+                if key in family.config.model_fields and key not in own
+            }
+            homes: dict[str, KeyPath] = {key: ("backbone", key) for key in shared}
+            draft.config = self.problems.check(family.config, {**shared, **own}, (*draft.path, "config"), homes)
+        seen: list[dict[str, Any]] = []
+        for index, item in enumerate(draft.section.get("settings", [])):
+            path = (*draft.path, "settings", index)
+            settings = self.problems.check(family.settings, item, path)
+            if settings is None:
+                continue
+            values = settings.model_dump(mode="json")
+            if values in seen:
+                self.problems.add(path, f"the same settings as settings[{seen.index(values)}]")
+            seen.append(values)
+            draft.settings.append(settings)
+        draft.labels = settings_labels(draft.settings)
+
+    def _check_backbone(self) -> None:
+        families = [draft.family for draft in self.drafts if draft.family is not None]
+        if len(families) < len(self.drafts):
+            return  # an unknown family might have any field
+        known = sorted({name for family in families for name in family.config.model_fields})
+        for key in self.backbone:
+            if key not in known:
+                self.problems.add(("backbone", key), unknown("key", key, known) + " (no system has it)", of_key=True)
+
+    def _check_teacher(self, draft: _Draft) -> None:
+        if draft.data is None:
+            return
+        name = draft.section["teacher"]
+        path = (*draft.path, "teacher")
+        if name is None:
+            if "distilled" in draft.data:
+                self.problems.add((*draft.path, "data"), "distilled data needs a teacher")
+            return
+        if "distilled" not in draft.data:
+            self.problems.add(path, f"a teacher is of no use with data {', '.join(draft.data)}; add distilled to data")
+        if name == draft.name:
+            self.problems.add(path, f"{name!r} cannot be its own teacher")
+            return
+        teacher = self._autoregressive_on_raw(name, path, "a teacher")
+        if teacher is not None and teacher.train and draft.train:
+            missing = [str(seed) for seed in draft.train.seeds if seed not in teacher.train.seeds]
+            if missing:
+                self.problems.add(
+                    path, f"{name!r} is not trained with seed {', '.join(missing)}; a student's seeds need it"
+                )
+
+    def _autoregressive_on_raw(self, name: str, path: KeyPath, role: str) -> _Draft | None:
+        """Return the system called `name` after checking that it can be a teacher or a reference."""
+        draft = self.by_name.get(name)
+        if draft is None:
+            self.problems.add(path, unknown("system", name, self.by_name))
+            return None
+        if draft.family is not None and not draft.family.autoregressive:
+            self.problems.add(
+                path, f"{role} must be autoregressive, and {name!r} is of family {draft.section['family']}"
+            )
+        if draft.data is not None and "raw" not in draft.data:
+            self.problems.add(path, f"{role} must be trained on raw data, and {name!r} is not; add raw to its data")
+        return draft
+
+    def references(self, items: list[Any] | None) -> list[Reference]:
+        """Return what speed-ups compare with: `items`, or all settings of the first system that qualifies."""
+        if items is None:
+            for draft in self.drafts:
+                if draft.family and draft.family.autoregressive and draft.data and "raw" in draft.data and draft.name:
+                    pairs = zip(draft.settings, draft.labels, strict=True)
+                    return [Reference(draft.name, each.model_dump(mode="json"), label) for each, label in pairs]
+            return []
+        references: list[Reference] = []
+        for index, item in enumerate(items):
+            path = ("references", index)
+            reference = self._reference(self.problems.salvage(ReferenceSection, item, path), path)
+            if reference in references:
+                self.problems.add(path, "the same reference twice")
+            elif reference is not None:
+                references.append(reference)
+        return references
+
+    def _reference(self, section: dict[str, Any], path: KeyPath) -> Reference | None:
+        if "system" not in section:
+            return None
+        draft = self._autoregressive_on_raw(section["system"], (*path, "system"), "a reference")
+        if draft is None or draft.family is None or "settings" not in section:
+            return None
+        wanted = self.problems.check(draft.family.settings, section["settings"], (*path, "settings"))
+        if wanted is None:
+            return None
+        for settings, label in zip(draft.settings, draft.labels, strict=True):
+            if settings.model_dump() == wanted.model_dump():
+                return Reference(section["system"], wanted.model_dump(mode="json"), label)
+        there = " | ".join(label or "(defaults)" for label in draft.labels)
+        self.problems.add((*path, "settings"), f"not among the settings of {section['system']!r}: {there}")
+        return None
+
+
+def settings_labels(entries: Sequence[Options]) -> list[str]:
+    """Return the canonical short form of each of a system's settings, all different.
+
+    It has the fields that were set or that differ from their default, in their order; if that is none, the fields in
+    which the entries differ.
+    """
+    values = [entry.model_dump(mode="json") for entry in entries]
+    labels = []
+    for entry, own in zip(entries, values, strict=True):
+        fields = type(entry).model_fields
+        # Settings that differ do so in a field that is not at its default in one of them, so that one shows it.
+        shown = [name for name in fields if name in entry.model_fields_set or _departs(entry, name)]
+        shown = shown or [name for name in fields if any(other[name] != own[name] for other in values)]
+        labels.append(" ".join(f"{name}={_show(own[name])}" for name in shown))
+    return labels
+
+
+def _departs(entry: Options, name: str) -> bool:
+    default = type(entry).model_fields[name].get_default(call_default_factory=True)
+    return bool(getattr(entry, name) != default)
+
+
+def _show(value: Any) -> str:
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "true" if value else "false"
+        case float():
+            short = f"{value:g}"
+            return short if float(short) == value else repr(value)
+        case list():
+            return ",".join(map(_show, value))
+        case dict():
+            return "{" + ",".join(f"{key}:{_show(inner)}" for key, inner in value.items()) + "}"
+    return str(value)

@@ -1,0 +1,318 @@
+"""The train step: one loop for every family; of a model it calls only `loss` and `decode`.
+
+Randomness is stateless: step n of a run draws from a generator seeded by (seed, n), and batch i of epoch e depends on
+(seed, e, i) alone. So a run that was killed and resumed from its last checkpoint equals an undisturbed one.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from bench.batching import TrainingBatches
+from bench.checkpoint import MODEL_FILE
+from bench.configs import TrainConfig
+from bench.decoding import decode_corpus
+from bench.distillation import read_targets
+from bench.preparation import EncodedPair, PreparedData, build_task
+from bench.quality import selection_value
+from bench.steps import Progress, StepFailure, write_json
+from models.interface import DataSpec, Model
+from models.registry import load_family
+from models.weights import fill, weights_of
+
+CHECKPOINT = "checkpoint.safetensors"
+LOG_INTERVAL = 50
+
+
+@dataclass
+class TrainState:
+    """Where a run is; with the tensors of the checkpoint, all that resuming needs."""
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    epoch: int = 0
+    position: int = 0
+    evaluations: int = 0
+    loss_sum: float = 0.0
+    """Sum of loss x tokens since the last evaluation."""
+    loss_tokens: int = 0
+    pairs: int = 0
+    """Sentence pairs trained on, repeats counted."""
+    counts: dict[str, int] = field(default_factory=dict)
+    curve: list[dict[str, float]] = field(default_factory=list)
+    """One entry an evaluation: step, tokens, seconds, loss (training, per token), score (development set)."""
+    kept: list[dict[str, float]] = field(default_factory=list)
+    """Snapshots on disk: evaluation number and score."""
+
+
+def run(spec: dict[str, Any], folder: Path, parents: dict[str, Path], progress: Progress) -> None:
+    """Train one model; write `model.safetensors` and `training.json`.
+
+    Raises:
+        StepFailure: the loss became NaN or infinite.
+    """
+    config = TrainConfig(**spec["train"])
+    data = PreparedData(parents["data"])
+    family = load_family(spec["family"])
+    pairs = training_pairs(data, parents.get("targets"))
+    task = build_task(spec["task"], spec["task_config"])
+    dev = data.examples("dev")[: config.dev_sentences]
+    dev_pairs = data.encode(dev)
+    settings = family.settings()
+
+    def evaluate(model: Model) -> float:
+        outputs = decode_corpus(model, [p.source for p in dev_pairs], settings, batch_size=64, precision=spec["dtype"])
+        texts = [data.tokenizer.decode(o.tokens) for o in outputs]
+        return selection_value(task.selection_metric, texts, dev)
+
+    torch.manual_seed(spec["seed"])
+    model = family.model(family.config(**spec["config"]), data.data_spec).to(spec["device"])
+    trainer = Trainer(model, pairs, config, spec["seed"], spec["dtype"], folder, evaluate, progress)
+    trainer.train()
+    finish(trainer, data.data_spec, task.selection_metric)
+
+
+def training_pairs(data: PreparedData, targets: Path | None) -> list[EncodedPair]:
+    """Return the training pairs; `targets` is a distill artifact whose outputs replace the targets."""
+    pairs = data.encode(data.examples("train"))
+    if targets is None:
+        return pairs
+    distilled = read_targets(targets)
+    if len(distilled) != len(pairs):
+        raise ValueError(f"{len(distilled)} distilled targets for {len(pairs)} training pairs")
+    return [EncodedPair(p.source, t) for p, t in zip(pairs, distilled, strict=True)]
+
+
+class Trainer:
+    """The loop with its checkpoints."""
+
+    def __init__(
+        self,
+        model: Model,
+        pairs: list[EncodedPair],
+        config: TrainConfig,
+        seed: int,
+        precision: str,
+        folder: Path,
+        evaluate: Callable[[Model], float],
+        progress: Progress,
+    ) -> None:
+        self.model = model
+        self.config = config
+        self.seed = seed
+        self.folder = folder
+        self.evaluate = evaluate
+        self.progress = progress
+        self.device = next(model.parameters()).device
+        self.autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bfloat16")
+        self.batches = TrainingBatches(pairs, config.batch_tokens, config.max_batch_sentences, seed)
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.optimizer = make_optimizer(model, config)
+        self.rng = torch.Generator(self.device)
+        self.state = TrainState()
+        self._resume()
+
+    def share_done(self) -> float:
+        """Return the share of the budget that is spent, 0-1."""
+        budget = self.config.budget
+        if budget.target_tokens is not None:
+            return min(1.0, self.state.tokens / budget.target_tokens)
+        assert budget.minutes is not None
+        return min(1.0, self.state.seconds / (60 * budget.minutes))
+
+    def train(self) -> None:
+        """Spend the budget, evaluating and keeping snapshots on the way."""
+        state = self.state
+        self.model.train()
+        last = time.perf_counter()
+        saved = last
+        started, tokens_at_start = last, state.tokens
+        for epoch, position, batch in self.batches.stream(state.epoch, state.position):
+            if state.evaluations >= self.config.evaluations:
+                break
+            tokens, loss, counts = self._step(batch.to(self.device))
+            state.epoch, state.position = epoch, position
+            state.step += 1
+            state.tokens += tokens
+            state.loss_sum += loss * tokens
+            state.loss_tokens += tokens
+            state.pairs += len(batch.tgt_len)
+            for name, count in counts.items():
+                state.counts[name] = state.counts.get(name, 0) + count
+            now = time.perf_counter()
+            state.seconds += now - last
+            last = now
+            if state.step % LOG_INTERVAL == 0:
+                speed = (state.tokens - tokens_at_start) / (now - started)
+                self.progress(done=self.share_done(), loss=loss, tokens_per_second=speed)
+            if self.share_done() >= (state.evaluations + 1) / self.config.evaluations:
+                self._evaluate()
+                now = time.perf_counter()
+                state.seconds += now - last
+                last = now
+            if now - saved >= self.config.checkpoint_seconds:
+                self._save()
+                saved = last = time.perf_counter()
+        self._save()
+
+    def _step(self, batch: Any) -> tuple[int, float, dict[str, int]]:
+        """Make one update; return its target tokens, loss and counts."""
+        # One number per step seeds dropout (the global generator) and the objective's own draws.
+        step_seed = int(np.random.SeedSequence([self.seed, self.state.step]).generate_state(1, np.uint64)[0] >> 1)
+        torch.manual_seed(step_seed)
+        self.rng.manual_seed(step_seed)
+        rate = learning_rate(self.config, self.share_done())
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        with self.autocast:
+            losses = self.model.loss(batch, self.rng)
+        losses.total.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)
+        value = float(losses.total.detach())
+        if not (math.isfinite(value) and math.isfinite(float(norm))):
+            raise StepFailure(
+                f"training diverged at step {self.state.step}: loss {value}, gradient norm {float(norm)}"
+            )
+        self.optimizer.step()
+        return losses.num_tokens, value, losses.counts
+
+    def _evaluate(self) -> None:
+        """Decode the development set, record a point of the learning curve, keep a snapshot of the weights."""
+        state = self.state
+        state.evaluations += 1
+        self.model.eval()
+        score = self.evaluate(self.model)
+        self.model.train()
+        loss = state.loss_sum / max(state.loss_tokens, 1)
+        state.curve.append(
+            {"step": state.step, "tokens": state.tokens, "seconds": state.seconds, "loss": loss, "score": score}
+        )
+        state.loss_sum, state.loss_tokens = 0.0, 0
+        self.progress(done=self.share_done(), loss=loss, dev=score)
+        save_file(weights_of(self.model), self._snapshot(state.evaluations))
+        state.kept.append({"evaluation": state.evaluations, "score": score})
+        count = self.config.average_count
+        if self.config.average == "best":
+            # Among equals the later one: it has seen more data.
+            keep = sorted(state.kept, key=lambda k: (k["score"], k["evaluation"]))[-count:]
+        else:
+            best = max(state.kept, key=lambda k: (k["score"], k["evaluation"]))
+            keep = [k for k in state.kept if k is best or k in state.kept[-count:]]
+        dropped = [k for k in state.kept if k not in keep]
+        state.kept = sorted(keep, key=lambda k: k["evaluation"])
+        self._save()
+        # Only after the checkpoint no longer names them.
+        for entry in dropped:
+            self._snapshot(int(entry["evaluation"])).unlink(missing_ok=True)
+
+    def _snapshot(self, evaluation: int) -> Path:
+        return self.folder / f"snapshot-{evaluation}.safetensors"
+
+    def _save(self) -> None:
+        """Write a resumable checkpoint: one file, so that weights, moments and position always belong together."""
+        tensors = {f"model.{k}": v for k, v in weights_of(self.model).items()}
+        for i, moments in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{i}.{k}": v for k, v in moments.items()}
+        temporary = self.folder / f"{CHECKPOINT}.tmp"
+        save_file(tensors, temporary, metadata={"state": json.dumps(asdict(self.state))})
+        temporary.replace(self.folder / CHECKPOINT)
+
+    def _resume(self) -> None:
+        path = self.folder / CHECKPOINT
+        if not path.exists():
+            return
+        from safetensors import safe_open
+
+        with safe_open(path, framework="pt") as file:
+            self.state = TrainState(**json.loads(file.metadata()["state"]))
+        tensors = load_file(path, device=str(self.device))
+        fill(self.model, {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
+        moments: dict[int, dict[str, torch.Tensor]] = {}
+        for name, tensor in tensors.items():
+            if name.startswith("optimizer."):
+                _, index, kind = name.split(".", 2)
+                moments.setdefault(int(index), {})[kind] = tensor
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+
+    def snapshots(self) -> list[tuple[float, dict[str, torch.Tensor]]]:
+        """Return the kept snapshots with their scores, oldest first."""
+        return [
+            (k["score"], load_file(self._snapshot(int(k["evaluation"])), device=str(self.device)))
+            for k in self.state.kept
+        ]
+
+
+def make_optimizer(model: Model, config: TrainConfig) -> torch.optim.AdamW:
+    """Return AdamW that decays matrices other than embeddings; one fused kernel per update."""
+    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
+    decayed, spared = [], []
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            (decayed if parameter.ndim >= 2 and id(parameter) not in embeddings else spared).append(parameter)
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": spared, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, config.adam_beta2), eps=1e-9, fused=True)
+
+
+def learning_rate(config: TrainConfig, share: float) -> float:
+    """Return the learning rate when `share` (0-1) of the budget is spent: linear warm-up, then the schedule."""
+    peak, warmup = config.learning_rate, config.warmup
+    if share < warmup:
+        return peak * max(share / warmup, 1e-3)
+    if config.schedule == "inverse_sqrt":
+        return peak * math.sqrt(max(warmup, 1e-3) / max(share, 1e-3))
+    rest = (share - warmup) / (1 - warmup)
+    return peak * (1 - rest) if config.schedule == "linear" else peak * 0.5 * (1 + math.cos(math.pi * rest))
+
+
+def finish(trainer: Trainer, data: DataSpec, metric: str) -> None:
+    """Choose between the best snapshot and the average, write the artifact and drop what only resuming needed."""
+    snapshots = trainer.snapshots()
+    best_score, chosen = max(snapshots, key=lambda s: s[0])
+    averaged = len(snapshots) if trainer.config.average == "best" else min(len(snapshots), trainer.config.average_count)
+    choice = "best"
+    score = best_score
+    if averaged > 1:
+        members = [weights for _, weights in snapshots[-averaged:]]
+        mean = {k: torch.stack([m[k].float() for m in members]).mean(0).to(v.dtype) for k, v in members[0].items()}
+        fill(trainer.model, mean)
+        trainer.model.eval()
+        mean_score = trainer.evaluate(trainer.model)
+        if mean_score >= best_score:
+            chosen, choice, score = mean, f"average of {averaged}", mean_score
+    save_file(chosen, trainer.folder / MODEL_FILE)
+    state = trainer.state
+    parameters = sum(p.numel() for p in trainer.model.parameters())
+    records = [
+        {"metric": "parameters", "value": parameters, "unit": ""},
+        {"metric": "train_tokens", "value": state.tokens, "unit": "tokens"},
+        {"metric": "train_minutes", "value": state.seconds / 60, "unit": "min"},
+        {"metric": "train_tokens_per_second", "value": state.tokens / max(state.seconds, 1e-9), "unit": "tokens/s"},
+    ]
+    if "infeasible" in state.counts:
+        share = 100 * state.counts["infeasible"] / max(state.pairs, 1)
+        records.append({"metric": "infeasible_pairs", "value": share, "unit": "%"})
+    write_json(
+        trainer.folder / "training.json",
+        {
+            "curve": state.curve,
+            "counts": state.counts,
+            "selection": {"metric": metric, "weights": choice, "score": score},
+            "data": asdict(data),
+            "records": records,
+        },
+    )
+    for file in [trainer.folder / CHECKPOINT, *trainer.folder.glob("snapshot-*.safetensors")]:
+        file.unlink(missing_ok=True)

@@ -1,0 +1,154 @@
+"""What is timed: a fixed sample of sentences, the systems that decode it, and the check that they give what was scored.
+
+The sample is the same for every system and batch size. It is sorted by source length before it is cut into batches, as
+a throughput-minded user would, so that padding is small for all alike; at batch 1 the order changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.preparation import PreparedData
+from bench.steps import StepFailure
+from models.interface import NUM_SPECIAL, PAD, UNK, Model
+
+SAMPLE_SEED = 1
+SCORE_TOLERANCE = 1e-4
+
+
+class OutputMismatch(StepFailure):
+    """A timed decoder gave something else than what was scored."""
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """A sentence of the sample."""
+
+    id: str
+    text: str
+    """The source before tokenisation."""
+    source: list[int]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A hypothesis as the evaluation scored it."""
+
+    text: str
+    tokens: list[int]
+    score: float
+    """The decoder's own score."""
+
+
+@dataclass(frozen=True)
+class SourceBatch:
+    """Padded sources on the host."""
+
+    src: Tensor
+    """[b, s] int64."""
+    src_len: Tensor
+    """[b] int64."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a decoder gave for a batch: tokens and lengths on the host, the rest where it was computed."""
+
+    tokens: Tensor
+    """[b, t] int64."""
+    lengths: Tensor
+    """[b] int64."""
+    scores: Tensor
+    """[b] float32."""
+    iterations: Tensor
+    """[b] int64."""
+
+    def sentences(self) -> list[list[int]]:
+        """Return the emitted ids of each sentence."""
+        return [row[:n] for row, n in zip(self.tokens.tolist(), self.lengths.tolist(), strict=True)]
+
+    def emitted(self) -> int:
+        """Return the number of target tokens: special ids but the unknown word do not count."""
+        return sum(i >= NUM_SPECIAL or i == UNK for sentence in self.sentences() for i in sentence)
+
+
+def read_hypotheses(folder: Path) -> dict[str, Scored]:
+    """Return the scored hypotheses of an evaluate artifact by sentence id."""
+    with (folder / "hypotheses.jsonl").open(encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file]
+    return {row["id"]: Scored(row["hypothesis"], row["tokens"], row["score"]) for row in rows}
+
+
+def draw_sample(data: PreparedData, split: str, ids: Collection[str], count: int) -> list[Sentence]:
+    """Return `count` random sentences of `split` among `ids` (all of them if they are fewer), shortest source first.
+
+    Raises:
+        StepFailure: none of `ids` is in the split.
+    """
+    examples = [example for example in data.examples(split) if example.id in ids]
+    if not examples:
+        raise StepFailure(f"no sentence of the {split} split was decoded by every system")
+    chosen = random.Random(SAMPLE_SEED).sample(examples, min(count, len(examples)))
+    pairs = data.encode(chosen)
+    sentences = [Sentence(e.id, e.source, pair.source) for e, pair in zip(chosen, pairs, strict=True)]
+    return sorted(sentences, key=lambda sentence: len(sentence.source))
+
+
+def make_batches(sample: Sequence[Sentence], batch_size: int) -> list[SourceBatch]:
+    """Cut the sample, in order, into padded batches."""
+    batches = []
+    for start in range(0, len(sample), batch_size):
+        sources = [sentence.source for sentence in sample[start : start + batch_size]]
+        width = max(map(len, sources))
+        padded = [source + [PAD] * (width - len(source)) for source in sources]
+        batches.append(SourceBatch(torch.tensor(padded), torch.tensor([len(source) for source in sources])))
+    return batches
+
+
+class System:
+    """A trained model with the settings it decodes with, and its scored outputs for the sample."""
+
+    def __init__(self, model: Model, settings: Any, scored: Sequence[Scored], device: str) -> None:
+        self.model = model
+        self.settings = settings
+        self.scored = list(scored)
+        self.device = device
+
+    def decode(self, batch: SourceBatch) -> Output:
+        """Decode a batch from the host to the host: this is what is timed."""
+        decoded = self.model.decode(batch.src.to(self.device), batch.src_len.to(self.device), self.settings)
+        return Output(decoded.tokens.cpu(), decoded.lengths.cpu(), decoded.scores, decoded.iterations)
+
+    def count_ties(self, outputs: Sequence[Output]) -> int:
+        """Compare the outputs for the whole sample with the scored ones; return how many differ at an equal score.
+
+        Another batch size sums in another order, and a decoder may then choose otherwise between two outputs that it
+        scores the same. Such a tie is tolerated and reported.
+
+        Raises:
+            OutputMismatch: outputs differ that are no such ties.
+        """
+        tokens = [sentence for output in outputs for sentence in output.sentences()]
+        assert len(tokens) == len(self.scored), "a decoder must give one output per source"
+        if tokens == [scored.tokens for scored in self.scored]:
+            return 0
+        scores = [score for output in outputs for score in output.scores.tolist()]
+        different = tied = 0
+        for ids, score, scored in zip(tokens, scores, self.scored, strict=True):
+            if ids != scored.tokens:
+                # A score that is no number is never within the tolerance.
+                if abs(score - scored.score) <= SCORE_TOLERANCE:
+                    tied += 1
+                else:
+                    different += 1
+        if different:
+            raise OutputMismatch(f"{different} of {len(tokens)} outputs differ from the scored hypotheses")
+        return tied

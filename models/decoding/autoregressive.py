@@ -1,0 +1,187 @@
+"""Autoregressive decoding over a cached step: greedy, sampling and beam search, batched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from models.decoding.noise import gumbel_noise
+from models.interface import BOS, EOS, PAD, Decoded
+
+NEGATIVE = float("-inf")
+
+
+class Stepper(Protocol):
+    """A model's incremental state for n rows (sentences, or sentences x beams)."""
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """Consume the newest token of each row [n] and return float32 logits of the next, [n, v]."""
+        ...
+
+    def select(self, rows: Tensor) -> None:
+        """Keep rows `rows` [m] of the state, in that order; rows may repeat."""
+        ...
+
+
+def greedy(stepper: Stepper, limits: Tensor) -> Decoded:
+    """Take the most probable token at each step.
+
+    limits: [b] most tokens each sentence may emit. Scores are log-probabilities of the output, eos included.
+    """
+    return _one_by_one(stepper, limits, lambda logits, position, seeds: logits.argmax(-1), torch.zeros_like(limits))
+
+
+def sample(
+    stepper: Stepper, limits: Tensor, row_seeds: Tensor, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0
+) -> Decoded:
+    """Draw each token from softmax(logits / temperature), cut to the top k symbols and the nucleus of mass p.
+
+    limits: [b]; row_seeds: [b] int64. The noise of a sentence depends on its seed and position alone, so a sentence
+    gets the same sample in any batch. `top_k` 0 and `top_p` 1 do not cut. Nucleus: Holtzman et al. 2020.
+    """
+
+    def draw(logits: Tensor, position: int, seeds: Tensor) -> Tensor:
+        scaled = logits / temperature
+        if top_k:
+            floor = scaled.topk(min(top_k, scaled.shape[1]), dim=1).values[:, -1:]
+            scaled = scaled.masked_fill(scaled < floor, NEGATIVE)
+        if top_p < 1:
+            ordered, order = scaled.sort(dim=1, descending=True)
+            before = ordered.softmax(1).cumsum(1) - ordered.softmax(1)
+            scaled = scaled.masked_fill((before >= top_p).gather(1, order.argsort(1)), NEGATIVE)
+        return (scaled + gumbel_noise(seeds, position, logits.shape[1])).argmax(-1)
+
+    return _one_by_one(stepper, limits, draw, row_seeds)
+
+
+def _one_by_one(
+    stepper: Stepper, limits: Tensor, choose: Callable[[Tensor, int, Tensor], Tensor], seeds: Tensor
+) -> Decoded:
+    """Emit one token a step, `choose(logits [n, v], position, seeds [n]) -> [n]`, until every sentence has ended."""
+    b, device = limits.shape[0], limits.device
+    width = int(limits.max()) if b else 0
+    output = torch.full((b, width), PAD, device=device)
+    lengths = torch.zeros(b, dtype=torch.long, device=device)
+    scores = torch.zeros(b, device=device)
+    steps = torch.zeros(b, dtype=torch.long, device=device)
+    rows = torch.arange(b, device=device)  # sentence of each live row
+    token = torch.full((b,), BOS, device=device)
+    for position in range(width + 1):
+        logits = stepper.step(token)
+        choice = choose(logits, position, seeds)
+        # At its limit a sentence can only end.
+        choice = torch.where(position >= limits[rows], EOS, choice)
+        scores[rows] += logits.gather(1, choice[:, None])[:, 0] - logits.logsumexp(1)
+        steps[rows] += 1
+        ended = choice == EOS
+        if position < width:
+            output[rows, position] = torch.where(ended, PAD, choice)
+        lengths[rows] += (~ended).long()
+        live = ended.logical_not().nonzero()[:, 0]
+        if live.shape[0] == 0:
+            break
+        token = choice
+        if live.shape[0] < rows.shape[0]:  # finished sentences leave the batch
+            stepper.select(live)
+            rows, token, seeds = rows[live], choice[live], seeds[live]
+    return Decoded(output[:, : int(lengths.max()) if b else 0], lengths, scores, steps)
+
+
+def length_penalty(length: Tensor | float, kind: str, alpha: float) -> Tensor | float:
+    """Return what a score is divided by: GNMT's ((5 + length) / 6)^alpha (Wu et al. 2016) or plain length^alpha.
+
+    `length` counts eos.
+    """
+    if kind == "gnmt":
+        return ((5.0 + length) / 6.0) ** alpha
+    if kind == "power":
+        return length**alpha
+    raise ValueError(f"length_penalty must be 'gnmt' or 'power', not {kind!r}")
+
+
+def beam_search(
+    stepper: Stepper,
+    limits: Tensor,
+    beam: int,
+    normalisation: str = "gnmt",
+    alpha: float = 0.6,
+    stopping: str = "exact",
+) -> Decoded:
+    """Beam search with finished hypotheses kept apart from live ones.
+
+    The stepper must hold one row per sentence; the search repeats them. Each step every live hypothesis is extended;
+    extensions by eos become finished, the best `beam` others stay live.
+
+    Args:
+        stepper: incremental state of b rows.
+        limits: [b] most tokens each sentence may emit.
+        beam: live hypotheses per sentence.
+        normalisation: "gnmt" or "power", see `length_penalty`.
+        alpha: exponent of the normalisation, >= 0.
+        stopping: "exact" ends a sentence when no live hypothesis can still beat its best finished one (log-probability
+            only falls, and the penalty is largest at the length limit); "first_k" when `beam` are finished.
+
+    Returns:
+        The best finished hypothesis of each sentence; scores are normalised log-probabilities, eos included.
+    """
+    if stopping not in ("exact", "first_k"):
+        raise ValueError(f"stopping must be 'exact' or 'first_k', not {stopping!r}")
+    b, device = limits.shape[0], limits.device
+    width = int(limits.max()) if b else 0
+    best_tokens = torch.full((b, width), PAD, device=device)
+    best_length = torch.zeros(b, dtype=torch.long, device=device)
+    best_score = torch.full((b,), NEGATIVE, device=device)
+    steps = torch.zeros(b, dtype=torch.long, device=device)
+    finished = torch.zeros(b, dtype=torch.long, device=device)
+    # Penalties by length are looked up, not computed per row: a float power differs by batch on some devices.
+    penalty = torch.as_tensor(
+        [float(length_penalty(float(n), normalisation, alpha)) for n in range(1, width + 2)], device=device
+    )  # index = tokens without eos
+
+    rows = torch.arange(b, device=device)  # sentence of each live group of `beam` rows
+    stepper.select(rows.repeat_interleave(beam))
+    token = torch.full((b * beam,), BOS, device=device)
+    tokens = torch.full((b, beam, width), PAD, device=device)
+    live_score = torch.full((b, beam), NEGATIVE, device=device)
+    live_score[:, 0] = 0.0  # all beams start equal: only one may speak
+    for position in range(width + 1):
+        m = rows.shape[0]
+        log_probs = stepper.step(token).log_softmax(-1).view(m, beam, -1)
+        v = log_probs.shape[-1]
+        steps[rows] += 1
+        total = live_score[:, :, None] + log_probs  # [m, beam, v]
+
+        ended = total[:, :, EOS]  # [m, beam]
+        end_value, end_beam = (ended / penalty[position]).max(1)
+        better = end_value > best_score[rows]
+        winners = rows[better]
+        best_score[winners] = end_value[better]
+        best_length[winners] = position
+        chosen = torch.arange(m, device=device)[better]
+        best_tokens[winners] = tokens[chosen, end_beam[better]]
+
+        total[:, :, EOS] = NEGATIVE
+        top, index = total.flatten(1).topk(min(beam, beam * v), dim=1)  # [m, beam]
+        # An eos extension counts as finished when it ranks among the best `beam` of all extensions.
+        finished[rows] += ((ended > NEGATIVE) & (ended >= top[:, -1:])).sum(1)
+        source, symbol = index // v, index % v
+
+        exhausted = position >= limits[rows]
+        if stopping == "exact":
+            bound = top[:, 0] / penalty[limits[rows]]
+            done = exhausted | (bound <= best_score[rows])
+        else:
+            done = exhausted | (finished[rows] >= beam) & (best_score[rows] > NEGATIVE)
+        done |= top[:, 0] == NEGATIVE
+        live = done.logical_not().nonzero()[:, 0]
+        if live.shape[0] == 0:
+            break
+        flat = (live[:, None] * beam + source[live]).flatten()
+        stepper.select(flat)
+        tokens = tokens[live[:, None], source[live]]
+        tokens[:, :, position] = symbol[live]
+        rows, live_score, token = rows[live], top[live], symbol[live].flatten()
+    return Decoded(best_tokens[:, : int(best_length.max()) if b else 0], best_length, best_score, steps)

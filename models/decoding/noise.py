@@ -1,0 +1,30 @@
+"""Counter-based noise: a value depends on (seed, position, column) alone, never on what else is in the batch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def gumbel_noise(seeds: Tensor, position: int, size: int) -> Tensor:
+    """Return standard Gumbel noise [n, size] float32 for rows with `seeds` [n] int64 at `position`."""
+    columns = torch.arange(size, device=seeds.device)
+    mixed = _mix(_mix(_mix(seeds)[:, None] + position) + columns)
+    uniform = ((mixed >> 11) & (2**40 - 1)).double().add_(0.5) / 2**40  # strictly between 0 and 1
+    return -(-uniform.log()).log().float()
+
+
+def row_seeds(src: Tensor, src_len: Tensor, seed: int) -> Tensor:
+    """Return one int64 seed per source sentence, from `seed` and the ids of src [b, s] within src_len [b]."""
+    positions = torch.arange(src.shape[1], device=src.device)
+    coded = _mix(_mix(src + 1) + positions)
+    coded = coded.masked_fill(positions >= src_len[:, None], 0)
+    return _mix(coded.sum(1) + seed)
+
+
+def _mix(x: Tensor) -> Tensor:
+    """Scramble int64 values (the finaliser of SplitMix64, Steele et al. 2014, with arithmetic shifts masked)."""
+    x = x + -7046029254386353131
+    x = (x ^ ((x >> 30) & (2**34 - 1))) * -4658895280553007687
+    x = (x ^ ((x >> 27) & (2**37 - 1))) * -7723592293110705685
+    return x ^ ((x >> 31) & (2**33 - 1))

@@ -1,0 +1,111 @@
+"""The output layer and losses over a large vocabulary that keep no [tokens, vocabulary] matrix for backward.
+
+The gradient of log Z with respect to logits is the softmax, so one pass over chunks of rows computes log Z and both
+gradients at once; only [n, d] and [v, d] buffers survive. Everything else in cross-entropy is linear in few logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+CHUNK_LOGITS = 2**21
+"""Logits per chunk: 8 MiB in float32, which stays in a last-level cache."""
+
+
+class _WeightedLogPartition(torch.autograd.Function):
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, row_weight: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        if torch.is_autocast_enabled(hidden.device.type):
+            dtype = torch.get_autocast_dtype(hidden.device.type)
+            matmul_hidden, matmul_weight = hidden.to(dtype), weight.to(dtype)
+        else:
+            matmul_hidden, matmul_weight = hidden, weight
+        n = hidden.shape[0]
+        rows = max(1, CHUNK_LOGITS // weight.shape[0])
+        log_z = torch.empty(n, dtype=torch.float32, device=hidden.device)
+        grad_hidden = torch.empty_like(matmul_hidden)
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32)
+        with torch.autocast(hidden.device.type, enabled=False):
+            for start in range(0, n, rows):
+                part = slice(start, start + rows)
+                logits = (matmul_hidden[part] @ matmul_weight.T).float().add_(bias)  # [rows, v]
+                log_z[part] = torch.logsumexp(logits, dim=1)
+                scaled = logits.sub_(log_z[part, None]).exp_().mul_(row_weight[part, None]).to(matmul_hidden.dtype)
+                torch.mm(scaled, matmul_weight, out=grad_hidden[part])
+                if scaled.dtype == torch.float32:
+                    grad_weight.addmm_(scaled.T, matmul_hidden[part])
+                else:
+                    grad_weight += (scaled.T @ matmul_hidden[part]).float()
+        ctx.save_for_backward(grad_hidden.to(hidden.dtype), grad_weight.to(weight.dtype))
+        ctx.mark_non_differentiable(log_z)
+        return (log_z * row_weight).sum(), log_z
+
+    @staticmethod
+    def backward(ctx: Any, grad_total: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]
+        grad_hidden, grad_weight = ctx.saved_tensors
+        return grad_hidden * grad_total, grad_weight * grad_total, None, None
+
+
+class OutputLayer(nn.Module):
+    """Logits over the vocabulary from hidden states, with symbols that can never be emitted at minus infinity.
+
+    Weights are the embedding's when tied (Press & Wolf 2017).
+    """
+
+    ban: Tensor
+
+    def __init__(self, weight: nn.Parameter, banned: Sequence[int]) -> None:
+        super().__init__()
+        self.weight = weight
+        ban = torch.zeros(weight.shape[0])
+        ban[list(banned)] = float("-inf")
+        self.register_buffer("ban", ban, persistent=False)
+        allowed = (ban == 0).float()
+        self.register_buffer("uniform", allowed / allowed.sum(), persistent=False)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Return float32 logits [..., v] of hidden [..., d]; banned symbols are at minus infinity."""
+        return F.linear(hidden, self.weight).float() + self.ban
+
+    def logits_of(self, hidden: Tensor, ids: Tensor) -> Tensor:
+        """Return the float32 logits of `ids` [n] at hidden [n, d], without the others, [n]."""
+        return (hidden * self.weight[ids].to(hidden.dtype)).sum(-1, dtype=torch.float32)
+
+    def log_partition(self, hidden: Tensor, row_weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Return sum_i row_weight_i log Z_i (differentiable, scalar) and log Z (constant, [n] float32).
+
+        hidden: [n, d]; row_weight: [n] float32, constant.
+        """
+        if not (torch.is_grad_enabled() and (hidden.requires_grad or self.weight.requires_grad)):
+            log_z = torch.cat(
+                [torch.logsumexp(self(part), -1) for part in hidden.split(max(1, CHUNK_LOGITS // len(self.ban)))]
+                or [hidden.new_zeros(0, dtype=torch.float32)]
+            )
+            return (log_z * row_weight).sum(), log_z
+        total, log_z = _WeightedLogPartition.apply(hidden, self.weight, self.ban, row_weight)
+        return total, log_z
+
+    def cross_entropy(
+        self, hidden: Tensor, target: Tensor, row_weight: Tensor, label_smoothing: float = 0.0
+    ) -> tuple[Tensor, Tensor]:
+        """Return the weighted sums of the smoothed and of the plain cross-entropy (the latter detached), in nats.
+
+        hidden: [n, d]; target: [n] ids that are allowed; row_weight: [n] float32. Smoothing spreads `label_smoothing`
+        evenly over the allowed symbols (Szegedy et al. 2016).
+        """
+        log_z_sum, _ = self.log_partition(hidden, row_weight)
+        gold_sum = (self.logits_of(hidden, target) * row_weight).sum()
+        plain = log_z_sum - gold_sum
+        if not label_smoothing:
+            return plain, plain.detach()
+        mean_weight = self.get_buffer("uniform").to(self.weight.dtype) @ self.weight  # [d]
+        uniform_sum = ((hidden @ mean_weight.to(hidden.dtype)).float() * row_weight).sum()
+        smoothed = log_z_sum - (1 - label_smoothing) * gold_sum - label_smoothing * uniform_sum
+        return smoothed, plain.detach()

@@ -1,0 +1,169 @@
+import pytest
+import torch
+
+from models.decoding.autoregressive import beam_search, greedy, length_penalty, sample
+from models.decoding.noise import gumbel_noise, row_seeds
+from models.interface import EOS, NUM_SPECIAL, PAD
+from tests.oracles.search import best_output
+
+SYMBOLS = list(range(NUM_SPECIAL, NUM_SPECIAL + 3))  # with eos a vocabulary of 4
+V = NUM_SPECIAL + 3
+
+
+class Table:
+    """A stepper whose next-token distribution is a random function of the sentence and the whole prefix.
+
+    Its state is the prefix, so a search that forgets to reorder the state reads the wrong distribution.
+    """
+
+    def __init__(self, sentences):
+        self.sentence = list(sentences)
+        self.prefix = [() for _ in sentences]
+        self.started = False
+        self.calls = 0
+
+    @staticmethod
+    def logits(sentence, prefix):
+        seed = hash((sentence, prefix)) % (2**31)
+        row = torch.full((V,), float("-inf"))
+        row[[EOS, *SYMBOLS]] = 1.5 * torch.randn(4, generator=torch.Generator().manual_seed(seed))
+        return row
+
+    @classmethod
+    def log_prob(cls, sentence, prefix, symbol):
+        return cls.logits(sentence, prefix).log_softmax(0)[symbol].item()
+
+    def step(self, tokens):
+        self.calls += 1
+        if self.started:
+            self.prefix = [p + (t,) for p, t in zip(self.prefix, tokens.tolist(), strict=True)]
+        self.started = True
+        return torch.stack([self.logits(s, p) for s, p in zip(self.sentence, self.prefix, strict=True)])
+
+    def select(self, rows):
+        rows = rows.tolist()
+        self.sentence = [self.sentence[i] for i in rows]
+        self.prefix = [self.prefix[i] for i in rows]
+
+
+def outputs(decoded):
+    return [tuple(row[:n]) for row, n in zip(decoded.tokens.tolist(), decoded.lengths.tolist(), strict=True)]
+
+
+@pytest.mark.parametrize("kind", ["gnmt", "power"])
+@pytest.mark.parametrize("alpha", [0.0, 0.6, 1.0])
+@pytest.mark.parametrize("stopping", ["exact", "first_k"])
+def test_full_width_beam_equals_exhaustive_search(kind, alpha, stopping):
+    sentences, limit = [1, 2, 3, 4], 4
+    width = 3**4 + 1  # every live prefix fits; with first_k the limit ends the search, not the count
+    got = beam_search(Table(sentences), torch.full((4,), limit), width, kind, alpha, stopping)
+    for sentence, output, score in zip(sentences, outputs(got), got.scores.tolist(), strict=True):
+        best, value = best_output(
+            lambda prefix, symbol, s=sentence: Table.log_prob(s, prefix, symbol),
+            SYMBOLS, EOS, limit, lambda n: length_penalty(n, kind, alpha),
+        )  # fmt: skip
+        assert output == best
+        assert score == pytest.approx(value, abs=1e-4)
+
+
+def test_exact_stopping_stops_early_and_loses_nothing():
+    tables = [Table([7]), Table([7])]
+    short = beam_search(tables[0], torch.tensor([5]), 250, "gnmt", 0.6, "exact")
+    for limit in (6, 7):
+        assert outputs(beam_search(tables[1], torch.tensor([limit]), 250, "gnmt", 0.6, "exact"))[0] is not None
+        tables[1] = Table([7])
+    assert short.iterations.item() <= 6
+
+
+def test_greedy_equals_beam_one_without_normalisation():
+    # Beam 1 goes on behind an eos that ranks second, so they are the same search only if the first eos ends it.
+    sentences = list(range(30))
+    limits = torch.full((30,), 6)
+    got = greedy(Table(sentences), limits)
+    for sentence, output, score in zip(sentences, outputs(got), got.scores.tolist(), strict=True):
+        prefix, total = (), 0.0
+        while True:
+            row = Table.logits(sentence, prefix).log_softmax(0)
+            symbol = EOS if len(prefix) == 6 else int(row.argmax())
+            total += row[symbol].item()
+            if symbol == EOS:
+                break
+            prefix += (symbol,)
+        assert output == prefix
+        assert score == pytest.approx(total, abs=1e-4)
+
+
+def test_results_do_not_depend_on_the_batch_or_on_others_limits():
+    sentences = list(range(20))
+    limits = torch.tensor([1 + i % 5 for i in sentences])
+    for decode in (lambda t, n: greedy(t, n), lambda t, n: beam_search(t, n, 3)):
+        together = decode(Table(sentences), limits)
+        for i in sentences:
+            alone = decode(Table([i]), limits[i : i + 1])
+            assert outputs(alone)[0] == outputs(together)[i]
+            assert alone.iterations.item() == together.iterations[i].item()
+        assert (together.lengths <= limits).all()
+        assert ((together.tokens == PAD).sum(1) == together.tokens.shape[1] - together.lengths).all()
+
+
+def test_finished_sentences_leave_the_batch():
+    table = Table(list(range(16)))
+    rows = []
+    step = table.step
+
+    def counted(tokens):
+        rows.append(len(tokens))
+        return step(tokens)
+
+    table.step = counted
+    decoded = greedy(table, torch.full((16,), 8))
+    assert rows == [int((decoded.iterations > i).sum()) for i in range(len(rows))]
+    assert rows[-1] < rows[0]
+
+
+def test_length_penalties():
+    assert length_penalty(1.0, "gnmt", 0.6) == 1.0  # (5+1)/6
+    assert length_penalty(7.0, "gnmt", 1.0) == 2.0  # (5+7)/6
+    assert length_penalty(4.0, "power", 0.5) == 2.0
+    with pytest.raises(ValueError, match="'gnmt' or 'power', not 'wu'"):
+        length_penalty(1.0, "wu", 1.0)
+
+
+def test_samples_follow_the_distribution_and_ignore_the_batch():
+    class Fixed(Table):
+        @staticmethod
+        def logits(sentence, prefix):
+            row = torch.full((V,), float("-inf"))
+            row[SYMBOLS] = torch.tensor([0.5, 0.3, 0.2]).log()
+            return row
+
+    n = 4000
+    seeds = row_seeds(torch.arange(n)[:, None], torch.ones(n, dtype=torch.long), seed=5)
+    one = torch.ones(n, dtype=torch.long)
+    drawn = sample(Fixed(range(n)), one, seeds).tokens[:, 0]
+    shares = [(drawn == s).float().mean().item() for s in SYMBOLS]
+    assert shares == pytest.approx([0.5, 0.3, 0.2], abs=0.03)  # four standard errors
+    again = sample(Fixed(range(10)), one[:10], seeds[:10]).tokens[:, 0]
+    assert again.tolist() == drawn[:10].tolist()
+    top = sample(Fixed(range(n)), one, seeds, top_k=2).tokens[:, 0]
+    assert set(top.tolist()) == set(SYMBOLS[:2])
+    nucleus = sample(Fixed(range(n)), one, seeds, top_p=0.4).tokens[:, 0]
+    assert set(nucleus.tolist()) == {SYMBOLS[0]}
+    cold = sample(Fixed(range(n)), one, seeds, temperature=0.05).tokens[:, 0]
+    assert (cold == SYMBOLS[0]).float().mean() > 0.99
+
+
+def test_noise_is_gumbel_and_differs_by_seed_position_and_column():
+    noise = gumbel_noise(torch.arange(200), 3, 500)
+    assert noise.mean().item() == pytest.approx(0.5772, abs=0.02)  # Euler's constant
+    assert noise.var().item() == pytest.approx(torch.pi**2 / 6, abs=0.05)
+    assert len(noise.unique()) > 0.99 * noise.numel()
+    assert not torch.equal(noise, gumbel_noise(torch.arange(200), 4, 500))
+
+
+def test_row_seeds_ignore_padding_and_see_order():
+    src = torch.tensor([[7, 8, PAD], [7, 8, 9], [8, 7, PAD]])
+    seeds = row_seeds(src, torch.tensor([2, 2, 2]), 1)
+    assert seeds[0] == seeds[1]
+    assert seeds[0] != seeds[2]
+    assert row_seeds(src, torch.tensor([2, 2, 2]), 2)[0] != seeds[0]

@@ -1,0 +1,163 @@
+"""What every family owes the harness; runs over all families found in `models`."""
+
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from bench.batching import collate, pad
+from bench.configs import TrainConfig
+from bench.decoding import decode_batch
+from bench.training import learning_rate, make_optimizer
+from models.interface import NUM_SPECIAL
+from models.registry import built_in_families
+from models.weights import fill, weights_of
+from tests.models.families import SPEC, batch_of, build, pairs
+
+FAMILIES = sorted(built_in_families())
+
+# Settings that a family offers beside its defaults.
+SWEEP = {"transformer": [{}, {"beam": 4}, {"sample": True}], "ctc": [{}, {"beam": 4}]}
+CASES = [(name, options) for name in FAMILIES for options in SWEEP.get(name, [{}])]
+
+
+def settings_of(name, options):
+    return built_in_families()[name].settings(**options)
+
+
+def decode(model, sources, settings):
+    return [o.tokens for o in decode_batch(model, sources, settings, "float32")]
+
+
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_a_sentence_decodes_the_same_in_any_batch(name, options):
+    model, settings = build(name), settings_of(name, options)
+    for parameter in model.parameters():  # far from uniform outputs, which end at once
+        parameter.data.mul_(1.5)
+    sources = [p.source for p in pairs(32, seed=1)]
+    together = decode(model, sources, settings)
+    assert together == [decode(model, [s], settings)[0] for s in sources]
+    assert together[::-1] == decode(model, sources[::-1], settings)
+    assert any(together), "the test needs outputs that are not empty"
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_loss_does_not_depend_on_padding_or_batch_mates(name):
+    model = build(name).eval()
+    items = pairs(6, seed=2)
+    whole = model.loss(collate(items), torch.Generator().manual_seed(0))
+    parts = [model.loss(collate([p]), torch.Generator().manual_seed(0)) for p in items]
+    assert whole.num_tokens == sum(len(p.target) for p in items)
+    if not hasattr(model, "stochastic_objective"):
+        expected = sum(p.total.item() * p.num_tokens for p in parts) / whole.num_tokens
+        assert whole.total.item() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
+def test_overfits_32_pairs_to_exact_match_within_a_minute(name):
+    model = build(name, encoder_layers=2, decoder_layers=2, model_dim=64, ffn_dim=128, upsampling=2)
+    items = pairs(32, seed=3, longest=8)
+    config = TrainConfig(budget={"target_tokens": 1}, learning_rate=3e-3)
+    optimizer = make_optimizer(model, config)
+    rng = torch.Generator().manual_seed(0)
+    batch = collate(items)
+    settings = settings_of(name, {})
+    started = time.process_time()
+    while decode(model.eval(), [p.source for p in items], settings) != [p.target for p in items]:
+        assert time.process_time() - started < 60, "not memorised in a minute of one core"
+        model.train()
+        for _ in range(20):
+            optimizer.zero_grad()
+            model.loss(batch, rng).total.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_gradients_are_finite_and_reach_every_parameter(name):
+    model = build(name, dropout=0.1, label_smoothing=0.1).train()
+    with torch.autograd.set_detect_anomaly(True):
+        model.loss(batch_of(8, seed=4), torch.Generator().manual_seed(0)).total.backward()
+    for parameter_name, parameter in model.named_parameters():
+        assert parameter.grad is not None, parameter_name
+        assert torch.isfinite(parameter.grad).all(), parameter_name
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_observed_passes_are_as_expected(name):
+    model = build(name)
+    calls = {"encoder": 0, "decoder": 0}
+
+    def count(part):
+        return lambda *_: calls.__setitem__(part, calls[part] + 1)
+
+    for part, modules in model.observed_modules().items():
+        for module in modules:
+            module.register_forward_hook(count(part))
+    sources = [p.source for p in pairs(4, seed=5)]
+    src, src_len = pad(sources)
+    with torch.inference_mode():
+        decoded = model.decode(src, src_len, settings_of(name, {}))
+    assert calls["encoder"] == 1
+    if built_in_families()[name].autoregressive:
+        # One step a token and one for eos, unless the limit ends the sentence first (that step still runs).
+        assert calls["decoder"] == int(decoded.lengths.max()) + 1
+        assert decoded.iterations.tolist() == (decoded.lengths + 1).tolist()
+    else:
+        assert calls["decoder"] == int(decoded.iterations.max())
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_weights_survive_a_round_trip_through_a_file(name, tmp_path):
+    model, other = build(name, seed=1), build(name, seed=2)
+    sources = [p.source for p in pairs(8, seed=6)]
+    settings = settings_of(name, {})
+    assert decode(model, sources, settings) != decode(other, sources, settings)
+    save_file(weights_of(model), tmp_path / "w.safetensors")
+    fill(other, load_file(tmp_path / "w.safetensors"))
+    assert decode(model, sources, settings) == decode(other, sources, settings)
+    with pytest.raises(ValueError, match="missing"):
+        fill(other, {})
+
+
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_odd_sources_decode(name, options):
+    model, settings = build(name), settings_of(name, options)
+    longest = [NUM_SPECIAL] * SPEC.max_source_length
+    for source in ([], [NUM_SPECIAL], longest):
+        (tokens,) = decode(model, [source], settings)
+        assert len(tokens) <= SPEC.max_target_length
+    with pytest.raises(ValueError, match="limit"):
+        decode(model, [[NUM_SPECIAL] * 1000], settings)
+
+
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_no_special_symbol_is_ever_emitted(name, options):
+    settings = settings_of(name, options)
+    for seed in range(3):
+        model = build(name, seed=seed)
+        for parameter in model.parameters():  # unlikely weights: special symbols would win if they could
+            parameter.data.mul_(3)
+        for tokens in decode(model, [p.source for p in pairs(16, seed=seed)], settings):
+            assert all(t >= NUM_SPECIAL for t in tokens)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_log_likelihood_is_that_of_the_padded_sentence_alone(name):
+    model = build(name)
+    items = pairs(8, seed=7)
+    together = model.log_likelihood(collate(items))
+    if together is None:
+        return
+    alone = torch.cat([model.log_likelihood(collate([p])) for p in items])
+    torch.testing.assert_close(together, alone, atol=1e-3, rtol=1e-4)
+
+
+def test_learning_rate_warms_up_and_decays_to_zero():
+    config = TrainConfig(budget={"target_tokens": 1}, learning_rate=1.0, warmup=0.1, schedule="linear")
+    assert learning_rate(config, 0.05) == pytest.approx(0.5)
+    assert learning_rate(config, 0.1) == pytest.approx(1.0)
+    assert learning_rate(config, 0.55) == pytest.approx(0.5)
+    assert learning_rate(config, 1.0) == pytest.approx(0.0)

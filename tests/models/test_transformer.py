@@ -1,0 +1,123 @@
+import pytest
+import torch
+from pydantic import ValidationError
+
+from bench.batching import collate
+from models.interface import BOS, EOS, NUM_SPECIAL
+from models.layers import Attention, Embedding, KeyValues, Stack
+from models.transformer import Config, Settings, TransformerStepper
+from tests.models.families import SPEC, batch_of, build, pairs
+
+
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_cached_steps_equal_the_full_forward_pass(norm):
+    model = build("transformer", norm=norm, encoder_layers=2, decoder_layers=3)
+    batch = batch_of(5, seed=1)
+    b, t = batch.tgt.shape
+    with torch.inference_mode():
+        memory, mask = model.encoder(batch.src, batch.src_len)
+        inputs = torch.cat([torch.full((b, 1), BOS), batch.tgt], dim=1)
+        full = model.output(
+            model.decoder(
+                model.embedding(inputs), causal=True, memory=model.decoder.project_memory(memory), memory_mask=mask
+            )
+        )
+        stepper = model.stepper(batch.src, batch.src_len, t + 1)
+        for i in range(t + 1):
+            torch.testing.assert_close(stepper.step(inputs[:, i]), full[:, i], atol=1e-5, rtol=1e-5)
+
+
+def test_reordered_caches_continue_the_right_prefix():
+    model = build("transformer")
+    batch = batch_of(3, seed=2)
+    first = torch.tensor([NUM_SPECIAL + 1, NUM_SPECIAL + 2, NUM_SPECIAL + 3])
+    order = torch.tensor([2, 0, 0, 1])
+
+    def logits(reorder):
+        stepper = model.stepper(batch.src, batch.src_len, 4)
+        stepper.step(torch.full((3,), BOS))
+        stepper.step(first)
+        reorder(stepper)
+        return stepper.step(torch.full((4,), NUM_SPECIAL + 5))
+
+    with torch.inference_mode():
+        got = logits(lambda s: s.select(order))
+        for row, source in enumerate(order.tolist()):
+            alone = model.stepper(batch.src[source : source + 1], batch.src_len[source : source + 1], 4)
+            for token in (BOS, first[source].item()):
+                alone.step(torch.tensor([token]))
+            torch.testing.assert_close(got[row : row + 1], alone.step(torch.tensor([NUM_SPECIAL + 5])), atol=1e-5, rtol=0)
+
+        def cross_only(stepper):  # a select that forgets the self-attention caches
+            caches = [KeyValues(c.keys.clone(), c.values.clone(), c.length) for c in stepper.caches]
+            stepper.select(order)
+            for kept, cache in zip(stepper.caches, caches, strict=True):
+                wrong = torch.tensor([0, 1, 2, 2])
+                kept.keys, kept.values = cache.keys[wrong], cache.values[wrong]
+
+        assert (logits(cross_only) - got)[:, NUM_SPECIAL:].abs().max() > 1e-3
+
+
+def test_beam_search_of_the_model_never_scores_below_greedy_and_scores_are_the_likelihoods():
+    model = build("transformer", seed=3)
+    for parameter in model.parameters():
+        parameter.data.mul_(1.5)
+    items = pairs(12, seed=3)
+    batch = collate(items)
+    with torch.inference_mode():
+        greedy = model.decode(batch.src, batch.src_len, Settings())
+        beam = model.decode(batch.src, batch.src_len, Settings(beam=5, alpha=0.0))
+        assert (beam.scores >= greedy.scores - 1e-4).all()
+        for decoded in (greedy, beam):
+            rows = [row[:n] for row, n in zip(decoded.tokens.tolist(), decoded.lengths.tolist(), strict=True)]
+            rescored = collate([type(p)(p.source, row) for p, row in zip(items, rows, strict=True)])
+            ended = decoded.lengths < (batch.src_len * 2 + 10).clamp(max=SPEC.max_target_length)
+            likelihood = model.log_likelihood(rescored)
+            torch.testing.assert_close(decoded.scores[ended], likelihood[ended], atol=1e-3, rtol=1e-4)
+
+
+def test_encoder_and_decoder_depth_are_separate():
+    model = build("transformer", encoder_layers=3, decoder_layers=1)
+    assert (len(model.encoder.stack.layers), len(model.decoder.layers)) == (3, 1)
+
+
+def test_label_smoothing_changes_the_objective_and_not_the_reported_cross_entropy():
+    plain, smooth = build("transformer"), build("transformer", label_smoothing=0.3)
+    rng = torch.Generator()
+    a, b = (m.loss(batch_of(4), rng) for m in (plain, smooth))
+    assert a.total.item() == pytest.approx(a.parts["cross_entropy"].item(), rel=1e-5)
+    assert b.parts["cross_entropy"].item() == pytest.approx(a.parts["cross_entropy"].item(), rel=1e-5)
+    assert b.total.item() != pytest.approx(a.total.item(), rel=1e-3)
+
+
+def test_loss_is_the_likelihood_of_tokens_and_eos_per_token():
+    model = build("transformer")
+    batch = batch_of(4)
+    with torch.inference_mode():
+        expected = -model.log_likelihood(batch).sum() / batch.tgt_len.sum()
+        assert model.loss(batch, torch.Generator()).total.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_bad_configs_name_the_field():
+    with pytest.raises(ValidationError, match="model_dim 100 must be even and divisible by num_heads 8"):
+        Config(model_dim=100)
+    with pytest.raises(ValidationError, match="sample needs beam 1, not 4"):
+        Settings(sample=True, beam=4)
+    with pytest.raises(ValueError, match="norm must be 'pre' or 'post'"):
+        Stack(1, 8, 2, 8, 0.0, norm="middle")
+    with pytest.raises(ValueError, match="not divisible"):
+        Attention(10, 3)
+    with pytest.raises(ValueError, match="limit of 4"):
+        Embedding(9, 4, 4, 0.0)(torch.zeros(1, 5, dtype=torch.long))
+
+
+def test_cache_is_preallocated_once():
+    model = build("transformer")
+    batch = batch_of(2)
+    stepper = model.stepper(batch.src, batch.src_len, 6)
+    assert isinstance(stepper, TransformerStepper)
+    where = [c.keys.data_ptr() for c in stepper.caches]
+    with torch.inference_mode():
+        for _ in range(6):
+            stepper.step(torch.full((2,), EOS))
+    assert [c.keys.data_ptr() for c in stepper.caches] == where

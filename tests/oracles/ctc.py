@@ -1,0 +1,21 @@
+"""Brute force for CTC: every alignment is enumerated."""
+
+import itertools
+import math
+from collections import defaultdict
+
+BLANK = 0
+
+
+def collapse(alignment):
+    """Merge repeats, then drop blanks."""
+    merged = [symbol for symbol, _ in itertools.groupby(alignment)]
+    return tuple(symbol for symbol in merged if symbol != BLANK)
+
+
+def string_probabilities(log_probs):
+    """Return {collapsed string: probability} for log_probs [f][v], summed over all v^f alignments."""
+    total = defaultdict(float)
+    for alignment in itertools.product(range(len(log_probs[0])), repeat=len(log_probs)):
+        total[collapse(alignment)] += math.exp(sum(row[symbol] for row, symbol in zip(log_probs, alignment)))
+    return dict(total)
