@@ -46,7 +46,7 @@ clean:  ## Remove .venv and caches; results and stored artifacts stay
 # The stamp is written last, so a set-up that was interrupted is started over.
 $(READY): constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2> /dev/null || { \
-	  echo "natbench needs Python 3.11 to 3.13, and '$(PYTHON)' is not: $$($(PYTHON) --version 2>&1)" >&2; \
+	  echo "natbench needs Python 3.11 to 3.13, and '$(PYTHON)' is not: $$($(PYTHON) --version 2>&1 | tail -n 1)" >&2; \
 	  echo "name another: make PYTHON=python3.12 ..." >&2; exit 3; }
 	rm -rf .venv
 	$(PYTHON) -m venv .venv

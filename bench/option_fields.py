@@ -23,10 +23,10 @@ _BOUNDS = {
     "exclusiveMaximum": "< {}",
     "multipleOf": "a multiple of {}",
     "pattern": "matching {}",
-    "minLength": "at least {} characters",
-    "maxLength": "at most {} characters",
-    "minItems": "at least {} items",
-    "maxItems": "at most {} items",
+    "minLength": "{} or more characters",
+    "maxLength": "{} or fewer characters",
+    "minItems": "{} or more items",
+    "maxItems": "{} or fewer items",
 }
 
 JsonSchema = dict[str, Any]

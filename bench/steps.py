@@ -3,7 +3,7 @@
 The kinds of steps, the module whose `run` does each, and the parents each is given:
 
     prepare   bench.preparation   -
-    train     bench.training      data (prepare), and teacher (distill) if the system trains on distilled targets
+    train     bench.training      data (prepare), and targets (distill) if the system trains on distilled targets
     distill   bench.distillation  data (prepare), model (train)
     evaluate  bench.evaluation    data (prepare), model (train)
     measure   bench.speed         data (prepare), and for cell i `model{i}` (train) and `hypotheses{i}` (evaluate)

@@ -154,7 +154,7 @@ def show_value(value: Any) -> str:
         return "a mapping" if isinstance(value, dict) else "a list"
     if value is None:
         return "nothing"
-    shown = json.dumps(value, ensure_ascii=False)
+    shown = json.dumps(value, ensure_ascii=False, default=str)
     return shown if len(shown) <= 60 else shown[:57] + "..."
 
 
@@ -223,7 +223,8 @@ def _message(detail: Any, path: KeyPath, model: type[Options]) -> str:
         allowed = ", ".join(names) if names else context["expected"]
         return f"{show_value(value)} is not one of the choices{near or ';'} allowed: {allowed}"
     if kind in _OUT_OF_RANGE:
-        return f"{show_value(value)} is out of range; allowed: {allowed_values(model, path) or detail['msg']}"
+        shown = f"a list of {len(value)}" if isinstance(value, list) else show_value(value)
+        return f"{shown} is out of range; allowed: {allowed_values(model, path) or detail['msg']}"
     if kind in ("value_error", "assertion_error"):
         return str(context["error"])
     return f"{detail['msg']}, got {show_value(value)}"

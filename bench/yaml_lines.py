@@ -93,7 +93,7 @@ def parse_yaml(text: str) -> Document:
             document.value = _Construction(document).value(node, (), node.start_mark.line + 1)
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        raise YamlError(f"not valid YAML: character {error.character!r} is not allowed", line) from error
+        raise YamlError(f"not valid YAML: character U+{int(error.character):04X} is not allowed", line) from error
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         message = ": ".join(part for part in (error.context, error.problem) if part)

@@ -59,16 +59,22 @@ class Embedding(nn.Module):
 
 @dataclass
 class KeyValues:
-    """Keys and values of one attention layer, [b, h, size, k] each, of which the first `length` positions are set."""
+    """Keys and values of one attention layer, [n, h, size, k] each, of which the first `length` positions are set."""
 
     keys: Tensor
     values: Tensor
     length: int
 
     def select(self, rows: Tensor) -> None:
-        """Keep the batch rows `rows` [n], in that order; a row may repeat (beams)."""
-        self.keys = self.keys.index_select(0, rows)
-        self.values = self.values.index_select(0, rows)
+        """Keep the batch rows `rows` [m], m <= n, in that order; a row may repeat (beams). Moves only what is set."""
+        self.keys = self._selected(self.keys, rows)
+        self.values = self._selected(self.values, rows)
+
+    def _selected(self, buffer: Tensor, rows: Tensor) -> Tensor:
+        moved = buffer[:, :, : self.length].index_select(0, rows)
+        buffer = buffer[: rows.shape[0]]
+        buffer[:, :, : self.length] = moved
+        return buffer
 
 
 class Attention(nn.Module):
@@ -101,9 +107,13 @@ class Attention(nn.Module):
     def attend(
         self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None, causal: bool = False
     ) -> Tensor:
-        """Attend from x [b, t, d] to keys and values [b, h, s, k]; `mask` [b, 1, 1|t, s] is True where allowed."""
+        """Attend from x [b, t, d] to keys and values [m, h, s, k]; `mask` [m, 1, 1|t, s] is True where allowed.
+
+        b is m, or a multiple of it: then b/m consecutive rows of x (the beams of a sentence, t = 1) share one row of
+        keys and values, which is never copied.
+        """
         b, t, d = x.shape
-        query = self.query(x).view(b, t, self.heads, -1).transpose(1, 2)  # [b, h, t, k]
+        query = self.query(x).view(keys.shape[0], -1, self.heads, d // self.heads).transpose(1, 2)  # [m, h, t', k]
         mixed = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, is_causal=causal)
         result: Tensor = self.output(mixed.transpose(1, 2).reshape(b, t, d))
         return result

@@ -55,8 +55,8 @@ class Settings(Options):
     """Length normalisation of beam scores: ((5+len)/6)^alpha or len^alpha, eos counted."""
     alpha: float = Field(0.6, ge=0)
     """Exponent of the length normalisation; 0 is none."""
-    stopping: Literal["exact", "first_k"] = "exact"
-    """End when no live hypothesis can still win, or when `beam` hypotheses are finished."""
+    stopping: Literal["exact", "first_k"] = "first_k"
+    """End a sentence when `beam` hypotheses are finished (customary, fast), or when no live one can still win."""
     sample: bool = False
     """Draw tokens at random instead of searching; needs beam 1."""
     temperature: float = Field(1.0, gt=0)
@@ -125,7 +125,7 @@ class Transformer(Model):
     def decode(self, src: Tensor, src_len: Tensor, settings: Settings) -> Decoded:
         """Decode greedily, by beam search or by sampling; see `Settings`."""
         limits = (src_len * settings.length_ratio + settings.length_extra).long().clamp(max=self.max_target_length)
-        stepper = self.stepper(src, src_len, int(limits.max()) + 1 if len(limits) else 1)
+        stepper = self.stepper(src, src_len, int(limits.max()) + 1 if len(limits) else 1, settings.beam)
         if settings.sample:
             seeds = row_seeds(src, src_len, settings.seed)
             return sample(stepper, limits, seeds, settings.temperature, settings.top_k, settings.top_p)
@@ -135,10 +135,10 @@ class Transformer(Model):
             stepper, limits, settings.beam, settings.length_penalty, settings.alpha, settings.stopping
         )
 
-    def stepper(self, src: Tensor, src_len: Tensor, size: int) -> TransformerStepper:
-        """Encode src [b, s] and return the incremental state for up to `size` steps."""
+    def stepper(self, src: Tensor, src_len: Tensor, size: int, beam: int = 1) -> TransformerStepper:
+        """Encode src [b, s] and return the incremental state of b x beam rows for up to `size` steps."""
         memory, mask = self.encoder(src, src_len)
-        return TransformerStepper(self, self.decoder.project_memory(memory), mask, size)
+        return TransformerStepper(self, self.decoder.project_memory(memory), mask, size, beam)
 
     def observed_modules(self) -> dict[str, list[torch.nn.Module]]:
         """The encoder's stack, and the decoder's last norm, which every cached step runs once."""
@@ -148,12 +148,14 @@ class Transformer(Model):
 class TransformerStepper:
     """KV caches of one decode: preallocated for self-attention, computed once for cross-attention."""
 
-    def __init__(self, model: Transformer, memory: list[tuple[Tensor, Tensor]], mask: Tensor, size: int) -> None:
+    def __init__(
+        self, model: Transformer, memory: list[tuple[Tensor, Tensor]], mask: Tensor, size: int, beam: int
+    ) -> None:
         self.model = model
         self.memory = memory
         self.mask = mask
         self.position = 0
-        self.caches: list[KeyValues] = model.decoder.empty_caches(mask.shape[0], size, like=memory[0][0])
+        self.caches: list[KeyValues] = model.decoder.empty_caches(mask.shape[0] * beam, size, like=memory[0][0])
 
     def step(self, tokens: Tensor) -> Tensor:
         """Consume tokens [n], return float32 logits [n, v]."""
@@ -163,12 +165,13 @@ class TransformerStepper:
         logits: Tensor = self.model.output(states[:, 0])
         return logits
 
-    def select(self, rows: Tensor) -> None:
-        """Keep rows of every cache and of the encoder memory."""
+    def select(self, rows: Tensor, sentences: Tensor | None) -> None:
+        """Keep rows of every cache and sentences of the encoder memory, which the beams of a sentence share."""
         for cache in self.caches:
             cache.select(rows)
-        self.memory = [(k.index_select(0, rows), v.index_select(0, rows)) for k, v in self.memory]
-        self.mask = self.mask.index_select(0, rows)
+        if sentences is not None:
+            self.memory = [(k.index_select(0, sentences), v.index_select(0, sentences)) for k, v in self.memory]
+            self.mask = self.mask.index_select(0, sentences)
 
 
 FAMILY = Family("transformer", Config, Settings, Transformer, autoregressive=True, title="Transformer AR")

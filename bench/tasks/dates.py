@@ -31,7 +31,6 @@ from bench.text import WordTokenizer, normalise, split_words
 from models.interface import Options
 
 _MINUTE = datetime.timedelta(minutes=1)
-_HOURS = tuple(datetime.time(hour, 6) for hour in range(24))
 _SHAPE = (4, 3)
 """Date patterns by phrasings of the first 12 styles; see `target_styles`."""
 
@@ -96,8 +95,8 @@ def find_locale(language: str) -> Locale:
 
 
 def source_styles(locale: Locale) -> list[Style]:
-    """Return the styles that determine every other: they name the weekday and all digits of the year."""
-    dates = [date for date in _dates(locale) if _fields(date) & set("Ec") and "yy" not in date]
+    """Return the styles that determine every other: those with a weekday (CLDR gives them all digits of the year)."""
+    dates = [date for date in _dates(locale) if _fields(date) & set("Ec")]
     return [Style(date, clock, glue) for date in dates for glue, clock in _phrasings(locale)]
 
 
@@ -135,12 +134,7 @@ def _phrasings(locale: Locale) -> list[tuple[str, str]]:
         clocks.append(locale.datetime_skeletons["Hm"].pattern)
     usual = [(normalise(glue), normalise(clock)) for clock in clocks for glue in glues]
     idioms = () if locale.script else _IDIOMS.get(locale.language, ())  # they are written in the usual script
-    write = Renderer(locale)
-    return [
-        (glue, clock)
-        for glue, clock in dict.fromkeys([*usual[:1], *idioms, *usual[1:]])
-        if len({write.part(clock, hour) for hour in _HOURS}) == len(_HOURS)
-    ]
+    return list(dict.fromkeys([*usual[:1], *idioms, *usual[1:]]))
 
 
 def _fields(pattern: str) -> set[str]:

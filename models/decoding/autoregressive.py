@@ -21,8 +21,12 @@ class Stepper(Protocol):
         """Consume the newest token of each row [n] and return float32 logits of the next, [n, v]."""
         ...
 
-    def select(self, rows: Tensor) -> None:
-        """Keep rows `rows` [m] of the state, in that order; rows may repeat."""
+    def select(self, rows: Tensor, sentences: Tensor | None) -> None:
+        """Keep rows `rows` [m] of the state, in that order; rows may repeat.
+
+        sentences: the sentences [l] that these rows belong to (m / l consecutive rows each), as indices of the ones
+        so far; None if all of them stay.
+        """
         ...
 
 
@@ -85,7 +89,7 @@ def _one_by_one(
             break
         token = choice
         if live.shape[0] < rows.shape[0]:  # finished sentences leave the batch
-            stepper.select(live)
+            stepper.select(live, live)
             rows, token, seeds = rows[live], choice[live], seeds[live]
     return Decoded(output[:, : int(lengths.max()) if b else 0], lengths, scores, steps)
 
@@ -108,15 +112,15 @@ def beam_search(
     beam: int,
     normalisation: str = "gnmt",
     alpha: float = 0.6,
-    stopping: str = "exact",
+    stopping: str = "first_k",
 ) -> Decoded:
     """Beam search with finished hypotheses kept apart from live ones.
 
-    The stepper must hold one row per sentence; the search repeats them. Each step every live hypothesis is extended;
+    The stepper must hold `beam` equal rows per sentence, side by side. Each step every live hypothesis is extended;
     extensions by eos become finished, the best `beam` others stay live.
 
     Args:
-        stepper: incremental state of b rows.
+        stepper: incremental state of b x beam rows.
         limits: [b] most tokens each sentence may emit.
         beam: live hypotheses per sentence.
         normalisation: "gnmt" or "power", see `length_penalty`.
@@ -142,7 +146,6 @@ def beam_search(
     )  # index = tokens without eos
 
     rows = torch.arange(b, device=device)  # sentence of each live group of `beam` rows
-    stepper.select(rows.repeat_interleave(beam))
     token = torch.full((b * beam,), BOS, device=device)
     tokens = torch.full((b, beam, width), PAD, device=device)
     live_score = torch.full((b, beam), NEGATIVE, device=device)
@@ -154,7 +157,7 @@ def beam_search(
         steps[rows] += 1
         total = live_score[:, :, None] + log_probs  # [m, beam, v]
 
-        ended = total[:, :, EOS]  # [m, beam]
+        ended = total[:, :, EOS].clone()  # [m, beam]
         end_value, end_beam = (ended / penalty[position]).max(1)
         better = end_value > best_score[rows]
         winners = rows[better]
@@ -180,7 +183,7 @@ def beam_search(
         if live.shape[0] == 0:
             break
         flat = (live[:, None] * beam + source[live]).flatten()
-        stepper.select(flat)
+        stepper.select(flat, live if live.shape[0] < m else None)
         tokens = tokens[live[:, None], source[live]]
         tokens[:, :, position] = symbol[live]
         rows, live_score, token = rows[live], top[live], symbol[live].flatten()

@@ -150,7 +150,7 @@ def test_without_checksum_a_damaged_gzip_file_is_refused(root: Path, remote: Pat
 class _Handler(BaseHTTPRequestHandler):
     """Answers /whole with all of CONTENT, /short with less than it announces, anything else with 404."""
 
-    def do_GET(self) -> None:  # noqa: N802 - the name that http.server calls
+    def do_GET(self) -> None:
         if self.path not in ("/whole", "/short"):
             self.send_error(404)
             return

@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 import torch
 
@@ -16,9 +18,9 @@ class Table:
     Its state is the prefix, so a search that forgets to reorder the state reads the wrong distribution.
     """
 
-    def __init__(self, sentences):
-        self.sentence = list(sentences)
-        self.prefix = [() for _ in sentences]
+    def __init__(self, sentences, beam=1):
+        self.sentence = [s for s in sentences for _ in range(beam)]
+        self.prefix = [() for _ in self.sentence]
         self.started = False
         self.calls = 0
 
@@ -40,7 +42,7 @@ class Table:
         self.started = True
         return torch.stack([self.logits(s, p) for s, p in zip(self.sentence, self.prefix, strict=True)])
 
-    def select(self, rows):
+    def select(self, rows, sentences):
         rows = rows.tolist()
         self.sentence = [self.sentence[i] for i in rows]
         self.prefix = [self.prefix[i] for i in rows]
@@ -56,7 +58,7 @@ def outputs(decoded):
 def test_full_width_beam_equals_exhaustive_search(kind, alpha, stopping):
     sentences, limit = [1, 2, 3, 4], 4
     width = 3**4 + 1  # every live prefix fits; with first_k the limit ends the search, not the count
-    got = beam_search(Table(sentences), torch.full((4,), limit), width, kind, alpha, stopping)
+    got = beam_search(Table(sentences, width), torch.full((4,), limit), width, kind, alpha, stopping)
     for sentence, output, score in zip(sentences, outputs(got), got.scores.tolist(), strict=True):
         best, value = best_output(
             lambda prefix, symbol, s=sentence: Table.log_prob(s, prefix, symbol),
@@ -66,13 +68,31 @@ def test_full_width_beam_equals_exhaustive_search(kind, alpha, stopping):
         assert score == pytest.approx(value, abs=1e-4)
 
 
-def test_exact_stopping_stops_early_and_loses_nothing():
-    tables = [Table([7]), Table([7])]
-    short = beam_search(tables[0], torch.tensor([5]), 250, "gnmt", 0.6, "exact")
-    for limit in (6, 7):
-        assert outputs(beam_search(tables[1], torch.tensor([limit]), 250, "gnmt", 0.6, "exact"))[0] is not None
-        tables[1] = Table([7])
-    assert short.iterations.item() <= 6
+def test_exact_stopping_ends_early_and_loses_nothing_against_never_stopping():
+    sentences, limits = list(range(40)), torch.full((40,), 6)
+    exact = beam_search(Table(sentences, 4), limits, 4, "gnmt", 0.6, "exact")
+    assert exact.iterations.min() < 7  # some sentence ended before its limit
+    never = torch.full((40,), float("-inf"))
+    # A beam that never stops early is the same search with alpha so that no bound is ever reached: replay it by hand.
+    for i in sentences:
+        live, best = [((), 0.0)], float("-inf")
+        for position in range(7):
+            grown = []
+            for prefix, total in live:
+                row = Table.logits(i, prefix).log_softmax(0)
+                best = max(best, (total + row[EOS].item()) / length_penalty(position + 1.0, "gnmt", 0.6))
+                grown += [(prefix + (s,), total + row[s].item()) for s in SYMBOLS]
+            live = sorted(grown, key=lambda h: -h[1])[:4]
+        never[i] = best
+    torch.testing.assert_close(exact.scores, never, atol=1e-4, rtol=0)
+
+
+def test_first_k_stops_no_later_than_exact_finds_at_most_its_score():
+    sentences, limits = list(range(40)), torch.full((40,), 6)
+    exact = beam_search(Table(sentences, 4), limits, 4, stopping="exact")
+    first = beam_search(Table(sentences, 4), limits, 4, stopping="first_k")
+    assert (first.scores <= exact.scores + 1e-5).all()
+    assert (first.scores < exact.scores - 1e-5).any() or (first.iterations < exact.iterations).any()
 
 
 def test_greedy_equals_beam_one_without_normalisation():
@@ -96,10 +116,11 @@ def test_greedy_equals_beam_one_without_normalisation():
 def test_results_do_not_depend_on_the_batch_or_on_others_limits():
     sentences = list(range(20))
     limits = torch.tensor([1 + i % 5 for i in sentences])
-    for decode in (lambda t, n: greedy(t, n), lambda t, n: beam_search(t, n, 3)):
-        together = decode(Table(sentences), limits)
+    for beam in (1, 3):
+        decode = greedy if beam == 1 else partial(beam_search, beam=beam)
+        together = decode(Table(sentences, beam), limits)
         for i in sentences:
-            alone = decode(Table([i]), limits[i : i + 1])
+            alone = decode(Table([i], beam), limits[i : i + 1])
             assert outputs(alone)[0] == outputs(together)[i]
             assert alone.iterations.item() == together.iterations[i].item()
         assert (together.lengths <= limits).all()

@@ -108,12 +108,13 @@ class TestStyles:
         assert json.loads((folder / "data.json").read_text())["styles"] == count
 
     @pytest.mark.parametrize("language", ["en", "de", "fr", "ja", "ar", "hi", "zh_Hant", "en_Shaw"])
-    def test_sources_tell_every_minute_of_a_day_apart(self, language: str) -> None:
+    def test_sources_tell_minutes_and_centuries_apart(self, language: str) -> None:
         locale = find_locale(language)
         write = Renderer(locale)
-        minutes = [self.MOMENT + datetime.timedelta(minutes=7 * i) for i in range(24 * 60 // 7)]
+        moments = [self.MOMENT + datetime.timedelta(minutes=7 * i) for i in range(24 * 60 // 7)]
+        moments.append(self.MOMENT.replace(year=1623))  # 400 years have a whole number of weeks: a Sunday, too
         for style in source_styles(locale):
-            assert len({write(style, minute) for minute in minutes}) == len(minutes), style
+            assert len({write(style, moment) for moment in moments}) == len(moments), style
 
 
 class TestExamples:
@@ -134,7 +135,15 @@ class TestExamples:
                 sizes.add(len(example.references))
         assert max(sizes) == 12
 
-    def test_targets_and_sources_take_every_style(self) -> None:
+    def test_styles_that_coincide_are_one_answer(self) -> None:
+        # German has 8 dates x 4 phrasings. "Mai" is its own abbreviation, so in May "d. MMMM y" and "d. MMM y" give the
+        # same phrase, and 7 x 4 are left; in February all differ.
+        wide = examples(styles=1000)["train"]
+        assert {len(e.references) for e in wide if "Mai " in e.target} == {28}
+        assert {len(e.references) for e in wide if "Februar " in e.target} == {32}
+        assert all(len(set(e.references)) == len(e.references) for e in wide)
+
+    def test_targets_take_every_style(self) -> None:
         chosen = {e.references.index(e.target) for e in examples()["train"] if len(e.references) == 12}
         assert chosen == set(range(12))
 

@@ -1,0 +1,218 @@
+"""The verbs of `python -m bench`: arguments in, exit codes out; the work is done elsewhere.
+
+Exit codes: 0 good, 2 a cell failed, 3 usage error or bad input, 130 interrupted. Modules that need torch are imported
+by the verbs that need them, so that `table` and `plot` start at once and run where torch is not installed.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from bench.errors import UserError
+from bench.records import Record, read_records
+from bench.store import Store, default_root
+
+if TYPE_CHECKING:
+    from bench.graph import Graph
+
+GOOD, FAILED, USAGE, INTERRUPTED = 0, 2, 3, 130
+
+app = typer.Typer(
+    help="Measure autoregressive and non-autoregressive sequence decoders on equal terms.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+output = Console(soft_wrap=True, highlight=False)
+errors = Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+class CellsFailed(Exception):
+    """The run came to its end, but not for every cell."""
+
+
+class Stopped(Exception):
+    """The run was interrupted; the message says how to go on."""
+
+
+SuiteArgument = Annotated[Path, typer.Argument(help="Suite file (YAML).")]
+ResultsArgument = Annotated[Path, typer.Argument(help="Results folder of a suite.")]
+Only = Annotated[str, typer.Option(help="Only these systems: NAME,NAME (their teachers are trained, not measured).")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda; auto takes CUDA where there is one.")]
+Dtype = Annotated[str, typer.Option(help="auto, float32 or bfloat16; auto takes bfloat16 on CUDA.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="Change the suite: key.path=value. May be repeated.")
+]
+StoreFolder = Annotated[
+    Path | None,
+    typer.Option("--store", help="Folder of finished and unfinished work.", show_default="$NATBENCH_STORE"),
+]
+
+
+@app.command()
+def validate(suites: Annotated[list[Path], typer.Argument(help="Suite files (YAML).")]) -> None:
+    """Check suite files; say what is wrong with each, with file and line."""
+    from bench.suite import SuiteError, load_suite
+
+    problems = []
+    for path in suites:
+        try:
+            suite = load_suite(path)
+        except SuiteError as error:
+            problems.append(str(error))
+        else:
+            output.print(f"{path}: ok, {len(suite.models())} models, {len(suite.cells())} cells", markup=False)
+    if problems:
+        raise UserError("\n".join(problems))
+
+
+@app.command("list")
+def list_(
+    name: Annotated[str | None, typer.Argument(help="families, tasks, suites, or the name of one.")] = None,
+) -> None:
+    """Show families, tasks and suites, or all fields of one."""
+    from bench.listing import show
+
+    Console().print(show(name))
+
+
+@app.command()
+def plan(
+    suite: SuiteArgument,
+    only: Only = "",
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    set_: Overrides = None,
+    store: StoreFolder = None,
+) -> None:
+    """Show every step of a suite, whether it is done, the size of models and rough times; run nothing."""
+    from bench.plan import make_plan, plan_table
+
+    graph = _graph(suite, only, device, dtype, set_)
+    output.print(plan_table(make_plan(graph, Store(store or default_root()))))
+
+
+@app.command()
+def run(
+    suite: SuiteArgument,
+    only: Only = "",
+    out: Annotated[Path | None, typer.Option(help="Where to write the results.", show_default="results/NAME")] = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    jobs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Steps at a time.", show_default="as cores allow; on CUDA one per GPU"),
+    ] = None,
+    set_: Overrides = None,
+    store: StoreFolder = None,
+) -> None:
+    """Train, decode, score and time every cell of a suite; what is finished already is not done again."""
+    from bench.execution import execute
+    from bench.progress import make_display
+    from bench.runner import Interrupted
+
+    graph = _graph(suite, only, device, dtype, set_)
+    from bench.tables import print_table
+
+    folder = out or Path("results") / graph.suite.name
+    artifacts = Store(store or default_root())
+    command = ["python", "-m", "bench", *sys.argv[1:]]
+    try:
+        result = execute(graph, artifacts, make_display(errors), folder, command, jobs)
+    except Interrupted:
+        steps = [*graph.prepares, *graph.work, *graph.measures().values()]
+        done = sum(artifacts.has(*step.id) for step in steps)
+        raise Stopped(
+            f"Interrupted: {done} of {len(steps)} steps are done and kept; {folder} is as it was.\n"
+            f"Go on with the same command: {shlex.join(command)}"
+        ) from None
+    print_table(result.records, output)
+    output.print(f"Results: {folder}", markup=False)
+    for step, outcome in result.failed:
+        errors.print(f"{step.label}: {outcome.status}: {outcome.reason} (log: {outcome.log})", markup=False)
+    if not result.good:
+        raise CellsFailed
+
+
+@app.command()
+def table(folder: ResultsArgument) -> None:
+    """Write the tables of a results folder from its records, and show them."""
+    records = _read_records(folder)
+    from bench.tables import print_table, write_tables
+
+    write_tables(folder)
+    print_table(records, output)
+
+
+@app.command()
+def plot(folder: ResultsArgument) -> None:
+    """Draw the figures of a results folder from its records."""
+    _read_records(folder)
+    from bench.figures import write_figures
+
+    write_figures(folder)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of suite files, for editors."""
+    from bench.suite import suite_json_schema
+
+    sys.stdout.write(json.dumps(suite_json_schema(), indent=1, ensure_ascii=False) + "\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a verb and return the exit code."""
+    try:
+        app(None if arguments is None else list(arguments), prog_name="bench")
+    except SystemExit as end:
+        # Typer's own code for usage errors is 2.
+        return USAGE if end.code == 2 else int(end.code or GOOD)
+    except UserError as error:
+        sys.stderr.write(f"{error}\n")
+        return USAGE
+    except CellsFailed:
+        return FAILED
+    except Stopped as stopped:
+        sys.stderr.write(f"{stopped}\n")
+        return INTERRUPTED
+    return GOOD
+
+
+def _graph(path: Path, only: str, device: str, dtype: str, overrides: list[str] | None) -> Graph:
+    """Load a suite and return its steps."""
+    from bench.execution import find_conditions
+    from bench.graph import build_graph
+    from bench.suite import load_suite
+
+    for name, value, allowed in (("--device", device, ("auto", "cpu", "cuda")),
+                                 ("--dtype", dtype, ("auto", "float32", "bfloat16"))):  # fmt: skip
+        if value not in allowed:
+            raise UserError(f"{name} {value!r}: allowed are {', '.join(allowed)}")
+    suite = load_suite(path, overrides or [])
+    if only:
+        suite = suite.select([name.strip() for name in only.split(",")])
+    try:
+        conditions = find_conditions(device, dtype)
+    except ValueError as error:
+        raise UserError(f"--device: {error}") from error
+    return build_graph(suite, conditions)
+
+
+def _read_records(folder: Path) -> list[Record]:
+    path = folder / "records.csv"
+    if not path.is_file():
+        raise UserError(f"{folder}: no records.csv here; is it the results folder of a suite?")
+    try:
+        return read_records(path)
+    except ValueError as error:
+        raise UserError(str(error)) from error

@@ -1,0 +1,320 @@
+"""The steps of a suite: what must be done for its cells, and what each step depends on.
+
+    prepare -> train (raw data) -> evaluate -> measure
+    prepare -> train (teacher) -> distill -> train (distilled data) -> evaluate -> measure
+
+A step's key hashes its kind, its spec, its parents' keys, the code that does it and the libraries that matter, so all
+keys are known before anything runs; but what is timed together depends on which cells have made it that far.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+from bench.preparation import build_task
+from bench.steps import MODULES, Step
+from bench.store import code_fingerprint, key_of
+from bench.suite import Cell, Suite, TaskEntry, TrainedModel
+from models.registry import family_module
+
+StepId = tuple[str, str]
+
+LIBRARIES = {
+    "prepare": ("babel", "numpy", "sentencepiece"),
+    "train": ("numpy", "sentencepiece", "torch"),
+    "distill": ("sentencepiece", "torch"),
+    "evaluate": ("jiwer", "numpy", "sacrebleu", "sentencepiece", "torch"),
+    "measure": ("numpy", "sentencepiece", "torch"),
+}
+"""Libraries whose version can change what a step of the kind gives."""
+
+TOKENS_PER_SECOND = {"cpu": 10_000, "cuda": 200_000}
+"""Training speed of a small model, for estimates only."""
+SECONDS = {"prepare": 10.0, "distill": 60.0, "evaluate": 20.0}
+"""Rough times of the other steps."""
+
+HOUR = 3600.0
+SLOWEST_TOKENS_PER_SECOND = 200
+"""A training slower than this is taken for hung."""
+TIME_LIMITS = {"prepare": 6 * HOUR, "distill": 24 * HOUR, "evaluate": 6 * HOUR}
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Under which conditions a suite runs."""
+
+    device: str
+    """cpu | cuda."""
+    dtype: str
+    """float32 | bfloat16."""
+    cores: int
+    """CPU cores that there are."""
+    machine: str
+    """Fingerprint of the machine: times taken on another one are not reused."""
+
+
+@dataclass(frozen=True)
+class CellSteps:
+    """A cell and the steps that it consists of."""
+
+    id: str
+    """Unique within the task, fit for file names: `ctc-distilled-s1-beam=5`."""
+    cell: Cell
+    data: Step
+    model: Step
+    evaluation: Step
+
+    @property
+    def label(self) -> str:
+        """How tables call the cell: `ctc (distilled) [beam=5]`."""
+        model = self.cell.model
+        name = model.system if model.data == "raw" else f"{model.system} ({model.data})"
+        return f"{name} [{self.cell.settings_label}]" if self.cell.settings_label else name
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The steps of a suite."""
+
+    suite: Suite
+    conditions: Conditions
+    prepares: list[Step]
+    """One per task."""
+    work: list[Step]
+    """Training, distillation and evaluation, each once."""
+    models: list[tuple[TrainedModel, Step]]
+    cells: list[CellSteps]
+
+    def measures(self, done: Callable[[Step], bool] = lambda step: True) -> dict[str, Step]:
+        """Return the timed step of each task by its name: over the cells whose model and evaluation are `done`."""
+        steps: dict[str, Step] = {}
+        if self.suite.measure.speed is None:
+            return steps
+        for task in self.suite.tasks:
+            cells = [c for c in self.cells if c.cell.model.task == task and done(c.model) and done(c.evaluation)]
+            if cells:
+                steps[task.name] = self._measure(task, cells)
+        return steps
+
+    def _measure(self, task: TaskEntry, cells: list[CellSteps]) -> Step:
+        speed, conditions = self.suite.measure.speed, self.conditions
+        assert speed is not None
+        threads = speed.threads or conditions.cores
+        compared = {(reference.system, reference.settings_label) for reference in self.suite.references}
+        spec = {
+            "cells": [
+                {
+                    "id": c.id,
+                    "label": c.label,
+                    "system": c.cell.model.system,
+                    "family": c.cell.model.family,
+                    "config": c.cell.model.config,
+                    "settings": c.cell.settings,
+                    "data": c.cell.model.data,
+                    "seed": c.cell.model.seed,
+                }
+                for c in cells
+            ],
+            "references": [
+                c.id
+                for c in cells
+                if c.cell.model.data == "raw" and (c.cell.model.system, c.cell.settings_label) in compared
+            ],
+            "speed": {**speed.model_dump(mode="json"), "threads": threads},
+            "split": self.suite.measure.quality.split,
+            "device": conditions.device,
+            "dtype": conditions.dtype,
+        }
+        parents = {"data": cells[0].data.id}
+        for i, c in enumerate(cells):
+            parents |= {f"model{i}": c.model.id, f"hypotheses{i}": c.evaluation.id}
+        points = len(cells) * len(speed.batch_sizes)
+        return make_step(
+            "measure",
+            spec,
+            parents,
+            [family_module(c.cell.model.family) for c in cells],
+            extra={"machine": conditions.machine},
+            label=f"measure speed on {task.name} ({len(cells)} cells)",
+            alone=True,
+            threads=threads,
+            seconds=points * speed.min_seconds,
+            time_limit=HOUR + speed.max_seconds + 300.0 * points,
+        )
+
+
+def build_graph(suite: Suite, conditions: Conditions) -> Graph:
+    """Return the steps of `suite`.
+
+    Raises:
+        DataError: a task's input files are missing or unreadable.
+    """
+    return _Builder(suite, conditions).graph()
+
+
+def make_step(
+    kind: str,
+    spec: dict[str, Any],
+    parents: dict[str, StepId],
+    modules: Iterable[str],
+    extra: dict[str, Any] | None = None,
+    **options: Any,
+) -> Step:
+    """Return a step with the key that follows from all it depends on.
+
+    modules: what the step imports by name (families, tasks) beside its own module; extra: what its result depends on
+    that the spec does not say.
+    """
+    description = {
+        "kind": kind,
+        "spec": spec,
+        "parents": parents,
+        "code": code_fingerprint(sorted({MODULES[kind], *modules})),
+        "libraries": {name: version(name) for name in LIBRARIES[kind]},
+        "extra": extra or {},
+    }
+    return Step(kind, key_of(description), spec, parents, **options)
+
+
+class _Builder:
+    def __init__(self, suite: Suite, conditions: Conditions) -> None:
+        self.suite = suite
+        self.conditions = conditions
+        self.where = {"device": conditions.device, "dtype": conditions.dtype}
+        self.steps: dict[StepId, Step] = {}
+        self.prepares = {task.name: self._prepare(task) for task in suite.tasks}
+        self.models = suite.models()
+        self.teachers = {(m.task.name, m.system, m.seed): m for m in self.models if m.data == "raw"}
+        self.trained: dict[tuple[str, str, str, int], Step] = {}
+
+    def graph(self) -> Graph:
+        trained = [(model, self._train(model)) for model in self.models]
+        cells = [self._cell(cell) for cell in self.suite.cells()]
+        return Graph(
+            self.suite,
+            self.conditions,
+            list({step.id: step for step in self.prepares.values()}.values()),
+            list(self.steps.values()),
+            trained,
+            cells,
+        )
+
+    def _add(self, step: Step) -> Step:
+        return self.steps.setdefault(step.id, step)
+
+    def _prepare(self, task: TaskEntry) -> Step:
+        fingerprint = build_task(task.task, task.config).fingerprint()
+        return make_step(
+            "prepare",
+            {"task": task.task, "config": task.config, "fingerprint": fingerprint},
+            {},
+            [_task_module(task)],
+            label=f"prepare {task.name}",
+            seconds=SECONDS["prepare"],
+            time_limit=TIME_LIMITS["prepare"],
+        )
+
+    def _train(self, model: TrainedModel) -> Step:
+        name = (model.task.name, model.system, model.data, model.seed)
+        if name not in self.trained:
+            self.trained[name] = self._add(self._make_train(model))
+        return self.trained[name]
+
+    def _make_train(self, model: TrainedModel) -> Step:
+        parents = {"data": self.prepares[model.task.name].id}
+        if model.teacher is not None:
+            parents["targets"] = self._distill(self.teachers[model.task.name, model.teacher, model.seed]).id
+        budget = model.train.budget
+        if budget.minutes is not None:
+            seconds = 60 * budget.minutes
+            limit = 2 * seconds + HOUR / 2
+        else:
+            assert budget.target_tokens is not None
+            seconds = budget.target_tokens / TOKENS_PER_SECOND[self.conditions.device]
+            limit = budget.target_tokens / SLOWEST_TOKENS_PER_SECOND + HOUR / 2
+        spec = {
+            "family": model.family,
+            "config": model.config,
+            # The suite's other seeds do not change this run.
+            "train": {**model.train.model_dump(mode="json"), "seeds": [model.seed]},
+            "seed": model.seed,
+            "task": model.task.task,
+            "task_config": model.task.config,
+            **self.where,
+        }
+        return make_step(
+            "train",
+            spec,
+            parents,
+            [family_module(model.family), _task_module(model.task)],
+            label=f"train {_describe(model)}",
+            threads=model.train.threads,
+            seconds=seconds,
+            time_limit=limit,
+        )
+
+    def _distill(self, teacher: TrainedModel) -> Step:
+        trained = self._train(teacher)
+        spec = {
+            "family": teacher.family,
+            "config": teacher.config,
+            "distill": self.suite.distill.model_dump(mode="json"),
+            **self.where,
+        }
+        return self._add(
+            make_step(
+                "distill",
+                spec,
+                {"data": trained.parents["data"], "model": trained.id},
+                [family_module(teacher.family), _task_module(teacher.task)],
+                label=f"distill {_describe(teacher)}",
+                threads=teacher.train.threads,
+                seconds=SECONDS["distill"],
+                time_limit=TIME_LIMITS["distill"],
+            )
+        )
+
+    def _cell(self, cell: Cell) -> CellSteps:
+        model = cell.model
+        trained = self._train(model)
+        spec = {
+            "family": model.family,
+            "config": model.config,
+            "settings": cell.settings,
+            "task": model.task.task,
+            "task_config": model.task.config,
+            "quality": self.suite.measure.quality.model_dump(mode="json"),
+            **self.where,
+        }
+        evaluation = self._add(
+            make_step(
+                "evaluate",
+                spec,
+                {"data": trained.parents["data"], "model": trained.id},
+                [family_module(model.family), _task_module(model.task)],
+                label=f"evaluate {_describe(model, cell.settings_label)}",
+                threads=model.train.threads,
+                seconds=SECONDS["evaluate"],
+                time_limit=TIME_LIMITS["evaluate"],
+            )
+        )
+        parts = [model.system, model.data, f"s{model.seed}", slug(cell.settings_label)]
+        return CellSteps("-".join(filter(None, parts)), cell, self.prepares[model.task.name], trained, evaluation)
+
+
+def slug(text: str) -> str:
+    """Return `text` with only letters, digits and `._=+-`, fit for a file name."""
+    return re.sub(r"[^A-Za-z0-9._=+]+", "-", text).strip("-")
+
+
+def _task_module(task: TaskEntry) -> str:
+    return f"bench.tasks.{task.task}"
+
+
+def _describe(model: TrainedModel, settings: str = "") -> str:
+    system = f"{model.system} [{settings}]" if settings else model.system
+    return f"{system} ({model.data}, seed {model.seed}) on {model.task.name}"
