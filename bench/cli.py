@@ -32,8 +32,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-output = Console(soft_wrap=True, highlight=False)
-errors = Console(stderr=True, soft_wrap=True, highlight=False)
+PIPE_WIDTH = 160
+"""Columns of tables where output goes to no terminal."""
 
 
 class CellsFailed(Exception):
@@ -70,7 +70,9 @@ def validate(suites: Annotated[list[Path], typer.Argument(help="Suite files (YAM
         except SuiteError as error:
             problems.append(str(error))
         else:
-            output.print(f"{path}: ok, {len(suite.models())} models, {len(suite.cells())} cells", markup=False)
+            _console().print(
+                f"{path}: ok, {len(suite.models())} models, {len(suite.cells())} cells", markup=False, soft_wrap=True
+            )
     if problems:
         raise UserError("\n".join(problems))
 
@@ -82,7 +84,7 @@ def list_(
     """Show families, tasks and suites, or all fields of one."""
     from bench.listing import show
 
-    Console().print(show(name))
+    _console().print(show(name))
 
 
 @app.command()
@@ -98,7 +100,7 @@ def plan(
     from bench.plan import make_plan, plan_table
 
     graph = _graph(suite, only, device, dtype, set_)
-    output.print(plan_table(make_plan(graph, Store(store or default_root()))))
+    _console().print(plan_table(make_plan(graph, Store(store or default_root()))))
 
 
 @app.command()
@@ -125,6 +127,7 @@ def run(
 
     folder = out or Path("results") / graph.suite.name
     artifacts = Store(store or default_root())
+    errors = Console(stderr=True, highlight=False)
     command = ["python", "-m", "bench", *sys.argv[1:]]
     try:
         result = execute(graph, artifacts, make_display(errors), folder, command, jobs)
@@ -135,10 +138,12 @@ def run(
             f"Interrupted: {done} of {len(steps)} steps are done and kept; {folder} is as it was.\n"
             f"Go on with the same command: {shlex.join(command)}"
         ) from None
-    print_table(result.records, output)
-    output.print(f"Results: {folder}", markup=False)
+    print_table(result.records, _console())
+    _console().print(f"Results: {folder}", markup=False, soft_wrap=True)
     for step, outcome in result.failed:
-        errors.print(f"{step.label}: {outcome.status}: {outcome.reason} (log: {outcome.log})", markup=False)
+        errors.print(
+            f"{step.label}: {outcome.status}: {outcome.reason} (log: {outcome.log})", markup=False, soft_wrap=True
+        )
     if not result.good:
         raise CellsFailed
 
@@ -150,7 +155,7 @@ def table(folder: ResultsArgument) -> None:
     from bench.tables import print_table, write_tables
 
     write_tables(folder)
-    print_table(records, output)
+    print_table(records, _console())
 
 
 @app.command()
@@ -186,6 +191,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"{stopped}\n")
         return INTERRUPTED
     return GOOD
+
+
+def _console() -> Console:
+    return Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
 
 
 def _graph(path: Path, only: str, device: str, dtype: str, overrides: list[str] | None) -> Graph:

@@ -208,6 +208,7 @@ def git_state(folder: Path = Path(bench.__file__).parent) -> dict[str, Any] | No
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
     try:
+        git("ls-files", "--error-unmatch", ".")  # installed inside somebody else's checkout is not from it
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -47,7 +47,7 @@ def locate(task: str, filename: str, url: str, sha256: str | None) -> Path:
     """
     path = data_root() / task / filename
     if os.access(path, os.F_OK):
-        _verify(path, sha256, called=str(path))
+        _verify(path, sha256, gzipped=path.suffix == ".gz", called=str(path))
     else:
         _download(url, path, sha256)
     return path
@@ -68,13 +68,13 @@ def sha256_of(path: Path) -> str:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
 
 
-def _verify(path: Path, sha256: str | None, called: str) -> None:
+def _verify(path: Path, sha256: str | None, *, gzipped: bool, called: str) -> None:
     """Check the content of `path`, which errors name `called`."""
     found = sha256_of(path)
     if sha256 is not None:
         if found != sha256:
             raise DataError(f"{called} is damaged or another version: expected SHA-256 {sha256}, found {found}")
-    elif called.endswith(".gz"):
+    elif gzipped:
         try:
             with gzip.open(path) as file:
                 while file.read(_CHUNK):
@@ -94,7 +94,7 @@ def _download(url: str, path: Path, sha256: str | None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         try:
             _copy(url, temporary)
-            _verify(temporary, sha256, called=url)
+            _verify(temporary, sha256, gzipped=path.suffix == ".gz", called=url)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -117,7 +117,12 @@ def _claim(folder: Path) -> None:
 
 def _copy(url: str, path: Path) -> None:
     """Write what `url` gives to `path`, all of it."""
-    with urllib.request.urlopen(url, timeout=TIMEOUT) as response, path.open("wb") as file:
+    try:
+        response = urllib.request.urlopen(url, timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        with error:  # it holds the open connection
+            raise ConnectionError(f"the server answers {error.code} {error.reason}") from None
+    with response, path.open("wb") as file:
         shutil.copyfileobj(response, file, _CHUNK)
         file.flush()
         os.fsync(file.fileno())

@@ -54,6 +54,7 @@ def count_parameters(model: TrainedModel, data: PreparedData) -> int:
 def plan_table(plan: list[PlannedStep]) -> Table:
     """Return the plan as a table, with the number of steps and the time still to spend below it."""
     table = Table("step", "state", "parameters", "about", "key", box=None, pad_edge=False, header_style="bold")
+    table.columns[0].overflow = table.columns[4].overflow = "fold"
     table.columns[2].justify = table.columns[3].justify = "right"
     for entry in plan:
         parameters = "" if entry.parameters is None else f"{entry.parameters:,}"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -13,7 +15,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("bench", "models")
 MAX_LINES = 350
-TORCH_FREE = ("bench.records", "bench.stats", "bench.tables", "bench.figures")
+TORCH_FREE = ("bench.records", "bench.stats", "bench.tables", "bench.figures", "bench.cli")
+
+DISTRIBUTIONS = {"yaml": "pyyaml"}
+"""Packages to install, by the module that they provide, where the names differ."""
 
 # Each layer may import itself and those before it. What `models` holds beside the names below is a building block.
 LAYERS = ("interface", "building block", "decoding", "family", "registry", "bench")
@@ -236,6 +241,14 @@ def test_presenting_loads_no_torch():
     modules = Tree(ROOT).torch_free
     code = f"import sys, {', '.join(modules)}\nassert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_dependencies_are_those_that_are_imported():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    declared = {re.split(r"[^A-Za-z0-9_-]", dependency)[0] for dependency in project["dependencies"]}
+    tree = Tree(ROOT)
+    imported = {module.split(".", maxsplit=1)[0] for imports in tree.imports.values() for module in imports}
+    assert {DISTRIBUTIONS.get(name, name) for name in imported - sys.stdlib_module_names - {*PACKAGES}} == declared
 
 
 def test_special_ids_play_one_role_each():

@@ -2,7 +2,7 @@
 
 Phrases are written by Babel from the Unicode CLDR, so nothing is downloaded. A source names weekday, day, month, year,
 hour and minute, but not how the target is to be put: the training target is one of the target language's styles at
-random, and every style is a right answer. This is the multimodality problem of non-autoregressive decoding (Gu et al.
+random (some are more popular than others, as in real text), and every style is a right answer. This is the multimodality problem of non-autoregressive decoding (Gu et al.
 2018) in its purest form: a decoder that picks its tokens independently splices styles.
 """
 
@@ -151,6 +151,8 @@ class DatesConfig(Options):
     """Language of the targets; differs from the source's."""
     styles: int = Field(12, ge=1)
     """Right answers per source, at most; fewer if the locale has fewer styles, or if two styles coincide."""
+    style_skew: float = Field(1.0, ge=0)
+    """Style number r is chosen with probability proportional to r^-skew: 1 is Zipf's law, 0 makes all equally likely."""
     train_sentences: int = Field(20_000, ge=1)
     """Training pairs."""
     dev_sentences: int = Field(500, ge=1)
@@ -219,13 +221,14 @@ class Dates(Task):
         write_target = Renderer(find_locale(config.target_language))
         sources, targets = self._styles()
         start = datetime.datetime(config.first_year, 1, 1)
+        popularity = [rank**-config.style_skew for rank in range(1, len(targets) + 1)]
         minutes = iter(rng.sample(range(config.minutes), sum(config.sentences.values())))
         for split, count in config.sentences.items():
             for number in range(count):
                 moment = start + next(minutes) * _MINUTE
                 source = write_source(rng.choice(sources), moment)
                 references = [write_target(style, moment) for style in targets]
-                target = rng.choice(references)
+                (target,) = rng.choices(references, popularity)
                 yield split, Example(f"{split}-{number}", source, target, tuple(dict.fromkeys(references)))
 
     def prepare(self, folder: Path) -> None:

@@ -385,7 +385,8 @@ def _start_runner(harness, *steps: Step) -> subprocess.Popen:
         "import sys; from pathlib import Path; from rich.console import Console\n"
         "from bench.progress import PlainDisplay; from bench.steps import Step; from bench.store import Store\n"
         "from bench.runner import Resources, Runner\n"
-        f"runner = Runner(Store(Path({str(harness.store.root)!r})), Resources(2), PlainDisplay(Console()), {MODULES!r})\n"
+        f"store = Store(Path({str(harness.store.root)!r}))\n"
+        f"runner = Runner(store, Resources(2), PlainDisplay(Console()), {MODULES!r})\n"
         f"outcomes = runner.run({list(steps)!r})\n"
         "sys.exit(any(o.status != 'ok' for o in outcomes.values()))\n"
     )

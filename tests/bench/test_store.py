@@ -138,7 +138,8 @@ def test_the_fingerprint_ignores_comments_and_docstrings_only(package, tmp_path)
 
 
 @pytest.mark.parametrize(
-    "statement", ["import PACKAGE.b", "from PACKAGE import b", "from PACKAGE.b import g", "def f():\n    import PACKAGE.b"]
+    "statement",
+    ["import PACKAGE.b", "from PACKAGE import b", "from PACKAGE.b import g", "def f():\n    import PACKAGE.b"],
 )
 def test_the_fingerprint_covers_imported_modules_of_the_package(package, tmp_path, statement):
     name = package(a=statement + "\n", b="import PACKAGE.c\ndef g(): pass\n", c="VALUE = 1\n")

@@ -169,3 +169,37 @@ def test_overrides():
     assert suite.tasks[0].config["target_language"] == "no"
     assert suite.measure.speed is None
     assert suite.distill.beam == 3
+
+
+@pytest.mark.parametrize(
+    ("override", "answer"),
+    [
+        (
+            "trian.threads=2",
+            "--set trian.threads=2: trian: unknown key; did you mean 'train'? allowed: backbone, distill,",
+        ),
+        ("train.seed=2", "--set train.seed=2: train.seed: unknown key; did you mean 'seeds'? allowed: adam_beta2,"),
+        ("train.threads=two", '--set train.threads=two: train.threads: must be an integer, got "two"'),
+        ("systems.ctx.data=raw", "--set systems.ctx.data=raw: unknown system 'ctx'; did you mean 'ctc'? there are:"),
+        ("tasks.datas.folder=x", "--set tasks.datas.folder=x: unknown task 'datas'; did you mean 'dates'? there are:"),
+        (
+            "systems.ctc.config.model_dim=63",
+            "s.yaml:17: systems[1].config: model_dim 63 is not divisible by num_heads 4 "
+            "(with --set systems.ctc.config.model_dim=63)",
+        ),
+        (
+            "measure.speed.batch_sizes.2=4",
+            "--set measure.speed.batch_sizes.2=4: measure.speed.batch_sizes has no item '2'",
+        ),
+        ("name.x=4", "--set name.x=4: name is neither a mapping nor a list"),
+        ("name", "--set name: must look like key.path=value"),
+        ("a..b=1", "--set a..b=1: must look like key.path=value"),
+        ("name=[", "--set name=[: not valid YAML"),
+        ("backbone={dropout: 0, dropout: 0}", "--set backbone={dropout: 0, dropout: 0}: duplicate key"),
+    ],
+)
+def test_an_override_is_refused_like_the_file(override, answer):
+    with pytest.raises(SuiteError) as caught:
+        load(overrides=[override])
+    (problem,) = caught.value.problems
+    assert problem.startswith(answer)

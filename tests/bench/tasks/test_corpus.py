@@ -154,20 +154,20 @@ def test_longest_target_counts_in_every_split(corpus: Corpus) -> None:
     assert description["max_target_length"] == len(data.tokenizer.encode(corpus.lines["test.tgt"][0])) >= 15
 
 
-def test_vocabulary_is_of_both_sides_of_the_training_split_only(corpus: Corpus) -> None:
-    corpus.lines["dev.src"][0] = "qqqq qqqq"
-    corpus.lines["test.tgt"][0] = "kkkk kkkk"
-    corpus.prepare()
-    tokenizer = PreparedData(corpus.folder / "prepared").tokenizer
-
-    def is_spelt_in_bytes(letter: str) -> bool:
-        return len(tokenizer.encode(letter * 4)) >= 4
-
-    # Four letters seen in training may merge or not; a letter never seen costs a byte each, and keeps its own id.
-    assert is_spelt_in_bytes("q")
-    assert is_spelt_in_bytes("k")
-    seen = {i for name in ("train.src", "train.tgt") for line in corpus.lines[name] for i in tokenizer.encode(line)}
-    assert not seen & {tokenizer.encode("q")[-1], tokenizer.encode("k")[-1]}
+@pytest.mark.parametrize(("split", "matters"), [("train", True), ("dev", False), ("test", False)])
+@pytest.mark.parametrize("side", ["src", "tgt"])
+def test_vocabulary_is_of_both_sides_of_the_training_split_only(
+    tmp_path: Path, split: str, matters: bool, side: str
+) -> None:
+    models = []
+    for name in ("plain", "altered"):
+        (tmp_path / name).mkdir()
+        corpus = Corpus(tmp_path / name)
+        if name == "altered":
+            corpus.lines[f"{split}.{side}"][0] = "kqkq qkqk"  # letters that stand nowhere else
+        corpus.prepare()
+        models.append((tmp_path / name / "prepared" / "tokenizer.model").read_bytes())
+    assert (models[0] != models[1]) == matters
 
 
 def test_training_pairs_with_an_empty_side_are_dropped_and_counted(corpus: Corpus) -> None:
@@ -181,11 +181,10 @@ def test_training_pairs_with_an_empty_side_are_dropped_and_counted(corpus: Corpu
 
 
 @pytest.mark.parametrize("name", ["train.src", "train.tgt"])
-@pytest.mark.parametrize("line", ["abc " * 10_000, "a" * 10_000, "a" * 41])
+@pytest.mark.parametrize("line", ["abc " * 10_000, "q" * 10_000], ids=["words", "tokens"])
 def test_training_pairs_too_long_are_dropped_and_counted(corpus: Corpus, name: str, line: str) -> None:
-    # "a" is a letter of the corpus of which no long run is, so that 41 of them are more than 40 tokens or so few that
-    # the pieces "aaa" exist: exclude those.
-    corpus.lines[name][3] = line.replace("a", "q") if " " not in line else line
+    # The line without spaces is one word; as no piece has more than 16 characters, it is at least 625 tokens.
+    corpus.lines[name][3] = line
     description = corpus.prepare()
     train = description["splits"]["train"]
     assert (train["read"], train["kept"], train["dropped"]) == (30, 29, {"empty": 0, "too_long": 1})
@@ -207,7 +206,7 @@ def test_pair_of_exactly_the_limit_is_kept(corpus: Corpus) -> None:
         ("", "the line is empty"),
         (" \u3000", "the line is empty"),
         ("abc " * 10_000, "10000 words are more than max_tokens=40"),
-        # No q is in training, so each costs a token, and the mark of the word's beginning one more.
+        # No q is in training, so each costs a byte's token, and the mark of the word's beginning one more.
         ("q" * 40, "41 tokens are more than max_tokens=40"),
     ],
     ids=["empty", "blank", "words", "tokens"],
@@ -250,9 +249,9 @@ def test_duplicates_and_overlaps_are_kept_and_counted(corpus: Corpus) -> None:
 
 def test_first_training_sentences(corpus: Corpus) -> None:
     corpus.lines["train.src"][0] = ""
-    splits = corpus.prepare(train_sentences=20)["splits"]
-    assert (splits["train"]["read"], splits["train"]["kept"]) == (20, 19)
-    assert splits["test"]["kept"] == 5
+    splits = corpus.prepare(train_sentences=4)["splits"]
+    assert (splits["train"]["read"], splits["train"]["kept"]) == (4, 3)
+    assert [splits[split]["kept"] for split in ("dev", "test")] == [5, 5]
 
 
 def test_preparation_is_reproducible(tmp_path: Path) -> None:

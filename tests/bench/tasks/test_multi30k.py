@@ -80,8 +80,8 @@ def test_languages_and_test_sets(
 
 
 def test_first_training_sentences(data: Path, tmp_path: Path) -> None:
-    prepared = prepare(tmp_path / "out", train_sentences=5)
-    assert len(prepared.examples("train")) == 5
+    prepared = prepare(tmp_path / "out", train_sentences=2)
+    assert len(prepared.examples("train")) == 2
     assert len(prepared.examples("dev")) == 3
 
 
