@@ -16,23 +16,24 @@ class Metric:
 
     title: str
     unit: str = ""
-    lower_is_better: bool = False
+    lower_is_better: bool | None = False
+    """None: neither (a ratio whose ideal is 1)."""
     decimals: int = 1
 
 
-# Ordered by how much a reader wants them; the headline of a task is the one whose records come first.
+# The same titles and directions as `bench.quality`, which is too slow to import for presenting.
 QUALITY = {
     "exact_match": Metric("Exact match", "%"),
     "bleu": Metric("BLEU"),
-    "chrf": Metric("chrF"),
+    "chrf": Metric("chrF2"),
     "ter": Metric("TER", "%", lower_is_better=True),
     "wer": Metric("WER", "%", lower_is_better=True),
     "cer": Metric("CER", "%", lower_is_better=True),
     "ser": Metric("SER", "%", lower_is_better=True),
-    "mixed_mode_rate": Metric("Mixed modes", "%", lower_is_better=True),
-    "repetition_rate": Metric("Repetitions", "%", lower_is_better=True),
-    "empty_rate": Metric("Empty", "%", lower_is_better=True),
-    "length_ratio": Metric("Length ratio", decimals=3),
+    "mixed_mode_rate": Metric("Mixed-mode rate", "%", lower_is_better=True),
+    "repetition_rate": Metric("Repetition rate", "%", lower_is_better=True),
+    "empty_rate": Metric("Empty outputs", "%", lower_is_better=True),
+    "length_ratio": Metric("Length ratio", lower_is_better=None, decimals=3),
     "perplexity": Metric("Perplexity", lower_is_better=True, decimals=2),
 }
 DIAGNOSTIC = ("repetition_rate", "empty_rate", "length_ratio", "perplexity")
@@ -92,7 +93,7 @@ class Problem:
     status: str
     reason: str
     where: str
-    """`at batch 32`, `seed 2`, ..., or empty if it concerns the whole cell."""
+    """`at batch 32`, `seed 2`, or empty if it concerns the whole cell."""
 
 
 class Cell:
@@ -159,12 +160,11 @@ class Cell:
         for record in self.records:
             if record.status != "ok":
                 bad.setdefault((record.status, record.reason), []).append(record)
-        some_value = any(r.value is not None for r in self.records)
-        return [Problem(*what, _scope(rows, len(self.seeds)) if some_value else "") for what, rows in bad.items()]
+        return [Problem(*what, _scope(rows, len(self.seeds))) for what, rows in bad.items()]
 
 
 def _scope(rows: list[Record], num_seeds: int) -> str:
-    """Say what the failed `rows` of a cell with other, good rows have in common."""
+    """Say what the failed `rows` of a cell have in common and other rows of it have not."""
     sizes = sorted({r.batch_size for r in rows if r.batch_size is not None})
     seeds = sorted({r.seed for r in rows if r.seed is not None})
     words = []
@@ -172,7 +172,7 @@ def _scope(rows: list[Record], num_seeds: int) -> str:
         words.append("at batch " + ", ".join(map(str, sizes)))
     if len(seeds) < num_seeds:
         words.append("seed " + ", ".join(map(str, seeds)))
-    return " ".join(words) or ", ".join(dict.fromkeys(r.metric for r in rows))
+    return " ".join(words)
 
 
 class TaskResults:
@@ -184,7 +184,7 @@ class TaskResults:
         groups: dict[tuple[str, str, str], list[Record]] = {}
         trained: dict[tuple[str, str], list[Record]] = {}
         for record in records:
-            if record.metric in MODEL or (not record.settings and record.status != "ok"):
+            if record.metric in MODEL:
                 trained.setdefault((record.system, record.data), []).append(record)
             else:
                 groups.setdefault((record.system, record.data, record.settings), []).append(record)

@@ -1,0 +1,95 @@
+"""What a reader must know of how a task was measured, taken from its records: one sentence a line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from bench.records import Record
+from bench.results import SPEED, TaskResults
+
+BUDGET_TOLERANCE = 0.02
+"""Training budgets that differ by less count as equal: the last batch may overshoot."""
+BUSY = 10.0
+"""Share of the CPU, in %, above which other processes make times doubtful."""
+
+
+def protocol(task: TaskResults) -> list[str]:
+    """Return how `task` was measured, what intervals mean, and what to beware of."""
+    speed = [r for r in task.records if r.metric in SPEED]
+    lines = [_conditions(task.records, speed), _sizes(task, speed)]
+    if speed:
+        lines += [
+            "Timed: from raw source ids to final collapsed token ids, in rounds that interleave all systems in random "
+            "order on the same sentences. Tokenisation and detokenisation are timed apart. Speed belongs to the "
+            "outputs that were scored: if the timed ones differ, the cell has failed.",
+            "Tokens are emitted target tokens: no padding, bos, eos, blank, mask or placeholder.",
+        ]
+    lines.append(
+        "[low, high] is a 95 % bootstrap interval, over sentences for quality and over rounds for throughput and "
+        "speed-up; it does not cover training seeds. Over several seeds a value is the mean, (min–max) the spread."
+    )
+    if task.references:
+        lines.append(
+            f"Speed-up: median of paired ratios over {_and(task.references)}, at the same batch size in the same rounds."
+        )
+    for metric, signature in _signatures(task.records):
+        lines.append(f"{metric}: {signature}")
+    lines += _warnings(task, speed)
+    return [line for line in lines if line]
+
+
+def _conditions(records: list[Record], speed: list[Record]) -> str:
+    measured = speed or records
+    threads = sorted({r.threads for r in measured if r.threads is not None})
+    facts = {
+        "split": _and(r.split for r in records),
+        "device": _and(r.device for r in measured),
+        "dtype": _and(r.dtype for r in measured),
+        "CPU threads" + (" while timing" if speed else ""): _and(map(str, threads)),
+        "run": _and(r.run for r in records),
+    }
+    return "; ".join(f"{name} {value}" for name, value in facts.items() if value) + "."
+
+
+def _sizes(task: TaskResults, speed: list[Record]) -> str:
+    sentences = sorted({r.n for r in task.records if r.metric in task.quality and r.n})
+    rounds = sorted({r.n for r in speed if r.metric == "tokens_per_second" and r.n})
+    facts = [f"quality over {_range(sentences)} sentences"] if sentences else []
+    facts += [f"throughput over {_range(rounds)} rounds"] if rounds else []
+    return f"{'; '.join(facts)}.".capitalize() if facts else ""
+
+
+def _signatures(records: list[Record]) -> list[tuple[str, str]]:
+    return list(dict.fromkeys((r.metric, r.signature) for r in records if r.signature and r.metric not in SPEED))
+
+
+def _warnings(task: TaskResults, speed: list[Record]) -> list[str]:
+    lines = []
+    distilled = list(dict.fromkeys(c.system for c in task.cells if c.data == "distilled"))
+    if distilled:
+        line = f"Trained on an AR teacher's outputs (distilled): {_and(distilled)}."
+        autoregressive = {c.family for c in task.cells if any(task.referred(r) is c for r in task.references)}
+        if autoregressive and not any(c.data == "distilled" and c.family in autoregressive for c in task.cells):
+            line += " No AR system is, so that distilled rows compare with it only with care."
+        lines.append(line)
+    budgets = sorted(r.value for r in task.records if r.metric == "train_tokens" and r.value)
+    if budgets and budgets[-1] > budgets[0] * (1 + BUDGET_TOLERANCE):
+        lines.append(
+            f"Training budgets differ: {budgets[0]:.0f} to {budgets[-1]:.0f} target tokens (see the models below)."
+        )
+    foreign = [r.value for r in speed if r.metric == "foreign_cpu" and r.value is not None]
+    if foreign:
+        line = f"Other processes used up to {max(foreign):.1f} % of the CPU while timing."
+        lines.append(line + (" Times are doubtful." if max(foreign) > BUSY else ""))
+    failed = sum(bool(cell.problems) for cell in task.cells)
+    if failed:
+        lines.append(f"{failed} of {len(task.cells)} cells failed in whole or in part.")
+    return lines
+
+
+def _and(values: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(v for v in values if v))
+
+
+def _range(values: list[int]) -> str:
+    return str(values[0]) if values[0] == values[-1] else f"{values[0]}–{values[-1]}"
