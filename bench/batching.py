@@ -27,9 +27,7 @@ def pad(rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(padded), lengths
 
 
-def bucket(
-    sizes: Sequence[int], order: Sequence[int], max_tokens: int, max_sentences: int
-) -> list[list[int]]:
+def bucket(sizes: Sequence[int], order: Sequence[int], max_tokens: int, max_sentences: int) -> list[list[int]]:
     """Cut `order` (indices) into batches whose longest size times their count stays within `max_tokens`.
 
     An item that is larger than `max_tokens` on its own becomes a batch of its own.

@@ -25,7 +25,9 @@ def run(spec: dict[str, Any], folder: Path, parents: dict[str, Path], progress: 
     data = PreparedData(parents["data"])
     family = load_family(spec["family"])
     model = load_model(spec["family"], spec["config"], data.data_spec, parents["model"], spec["device"])
-    settings = family.settings(beam=config.beam, length_penalty=config.length_penalty, alpha=config.alpha)
+    settings = family.settings.model_validate(
+        {"beam": config.beam, "length_penalty": config.length_penalty, "alpha": config.alpha}
+    )
     sources = [pair.source for pair in data.encode(data.examples("train"))]
     unique = sorted({tuple(s) for s in sources}, key=lambda s: (-len(s), s))
     size = config.shard_sentences

@@ -50,9 +50,7 @@ def run(spec: dict[str, Any], folder: Path, parents: dict[str, Path], progress: 
     if likelihoods is not None:
         lengths = np.array([len(p.target) for p in pairs])
         possible = np.isfinite(likelihoods)
-        scores.append(
-            perplexity(likelihoods[possible], lengths[possible], bootstrap_samples=config.bootstrap_samples)
-        )
+        scores.append(perplexity(likelihoods[possible], lengths[possible], bootstrap_samples=config.bootstrap_samples))
     write_json(folder / "scores.json", [asdict(s) for s in scores])
 
 

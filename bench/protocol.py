@@ -32,8 +32,6 @@ def protocol(task: TaskResults) -> list[str]:
         lines.append(
             f"Speed-up: median of paired ratios over {_and(task.references)}, at the same batch size in the same rounds."
         )
-    for metric, signature in _signatures(task.records):
-        lines.append(f"{metric}: {signature}")
     lines += _warnings(task, speed)
     return [line for line in lines if line]
 
@@ -48,7 +46,7 @@ def _conditions(records: list[Record], speed: list[Record]) -> str:
         "CPU threads" + (" while timing" if speed else ""): _and(map(str, threads)),
         "run": _and(r.run for r in records),
     }
-    return "; ".join(f"{name} {value}" for name, value in facts.items() if value) + "."
+    return _sentence(f"{name} {value}" for name, value in facts.items() if value)
 
 
 def _sizes(task: TaskResults, speed: list[Record]) -> str:
@@ -56,11 +54,17 @@ def _sizes(task: TaskResults, speed: list[Record]) -> str:
     rounds = sorted({r.n for r in speed if r.metric == "tokens_per_second" and r.n})
     facts = [f"quality over {_range(sentences)} sentences"] if sentences else []
     facts += [f"throughput over {_range(rounds)} rounds"] if rounds else []
-    return f"{'; '.join(facts)}.".capitalize() if facts else ""
+    return _sentence(facts)
 
 
-def _signatures(records: list[Record]) -> list[tuple[str, str]]:
-    return list(dict.fromkeys((r.metric, r.signature) for r in records if r.signature and r.metric not in SPEED))
+def signatures(task: TaskResults) -> list[tuple[str, str]]:
+    """Return the quality metrics of `task` with how each was computed."""
+    return list(dict.fromkeys((r.metric, r.signature) for r in task.records if r.signature and r.metric not in SPEED))
+
+
+def _sentence(facts: Iterable[str]) -> str:
+    text = "; ".join(facts)
+    return f"{text[0].upper()}{text[1:]}." if text else ""
 
 
 def _warnings(task: TaskResults, speed: list[Record]) -> list[str]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import csv
+import io
+import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 STATUSES = ("ok", "failed", "oom", "timeout", "skipped")
 
@@ -71,33 +74,51 @@ def read_records(path: Path) -> list[Record]:
     """Read a CSV file of records.
 
     Raises:
-        ValueError: the file is not a complete table of records (wrong header, short row, unparsable number).
+        ValueError: the file is not a complete table of records (wrong header, short row, unparsable number or status,
+            an end in the middle of a row).
     """
     with path.open(newline="", encoding="utf-8") as file:
-        rows = csv.reader(file, strict=True)
+        try:
+            text = file.read()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}: not UTF-8 ({error})") from error
+    rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
         header = next(rows, None)
         if header is None or tuple(header) != FIELDS:
-            raise ValueError(f"{path}: not a table of records (its header is {header})")
-        records = []
-        for row in rows:
-            if len(row) != len(FIELDS):
-                raise ValueError(f"{path}:{rows.line_num}: {len(row)} cells where {len(FIELDS)} belong")
-            try:
-                records.append(Record(**{name: _from_cell(name, cell) for name, cell in zip(FIELDS, row, strict=True)}))
-            except ValueError as error:
-                raise ValueError(f"{path}:{rows.line_num}: {error}") from error
-    return records
+            raise ValueError(f"not a table of records (its header is {header})")
+        if not text.endswith("\n"):
+            raise ValueError("the file ends in the middle of a row")
+        return [_from_row(row) for row in rows]
+    except (csv.Error, ValueError) as error:
+        raise ValueError(f"{path}:{rows.line_num}: {error}") from error
+
+
+def _from_row(row: list[str]) -> Record:
+    if len(row) != len(FIELDS):
+        raise ValueError(f"{len(row)} cells where {len(FIELDS)} belong")
+    values: dict[str, Any] = {name: _from_cell(name, cell) for name, cell in zip(FIELDS, row, strict=True)}
+    if values["status"] not in STATUSES:
+        raise ValueError(f"unknown status {values['status']!r}; there are: {', '.join(STATUSES)}")
+    return Record(**values)
 
 
 def _to_cell(value: object) -> str:
     if value is None:
         return ""
-    return repr(round(value, 6)) if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    if math.isnan(value):
+        raise ValueError("a missing value is None, never NaN")
+    return repr(round(value, 6))
 
 
 def _from_cell(name: str, cell: str) -> object:
     if name in _INT:
         return int(cell) if cell else None
     if name in _FLOAT:
-        return float(cell) if cell else None
+        number = float(cell) if cell else None
+        if number is not None and math.isnan(number):
+            raise ValueError("a missing value is an empty cell, never NaN")
+        return number
     return cell

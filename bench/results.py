@@ -40,11 +40,26 @@ DIAGNOSTIC = ("repetition_rate", "empty_rate", "length_ratio", "perplexity")
 """Quality metrics that describe outputs rather than rank systems: never a headline."""
 MODEL = ("parameters", "train_tokens", "train_minutes", "train_tokens_per_second", "infeasible_pairs")
 """Values of a trained model, whatever its decoding settings."""
-SPEED = (
-    "tokens_per_second sentences_per_second latency_p50 latency_p90 latency_p95 latency_p99 speedup real_time_factor "
-    "peak_memory encoder_passes decoder_passes tokens_per_pass aup iterations flops roofline_fraction "
-    "seconds_per_sentence foreign_cpu"
-).split()
+SPEED = [
+    "tokens_per_second",
+    "sentences_per_second",
+    "latency_p50",
+    "latency_p90",
+    "latency_p95",
+    "latency_p99",
+    "speedup",
+    "real_time_factor",
+    "peak_memory",
+    "encoder_passes",
+    "decoder_passes",
+    "tokens_per_pass",
+    "aup",
+    "iterations",
+    "flops",
+    "roofline_fraction",
+    "seconds_per_sentence",
+    "foreign_cpu",
+]
 
 
 def quality_metric(name: str) -> Metric:
@@ -234,9 +249,14 @@ class TaskResults:
         return sorted(there, key=lambda name: name in DIAGNOSTIC)
 
     @property
+    def ranking(self) -> list[str]:
+        """The quality metrics that rank systems."""
+        return [name for name in self.quality if name not in DIAGNOSTIC]
+
+    @property
     def headline(self) -> str | None:
         """The metric that figures show."""
-        return next((name for name in self.quality if name not in DIAGNOSTIC), None)
+        return next(iter(self.ranking), None)
 
 
 def by_task(records: Iterable[Record]) -> list[TaskResults]:

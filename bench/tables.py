@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bench.protocol import protocol
+from bench.protocol import protocol, signatures
 from bench.records import Record, read_records
 from bench.results import DIAGNOSTIC, Cell, Estimate, Key, TaskResults, by_task, quality_metric
 from bench.store import write_atomically
@@ -154,7 +155,7 @@ def _status(cell: Cell, notes: Notes) -> str:
 
 
 def task_sheets(task: TaskResults, notes: Notes) -> list[Sheet]:
-    """Return the tables of one task: an overview, then speed-ups, latency and passes, other quality, and training."""
+    """Return the tables of one task: an overview, then what does not fit there, and the models' training."""
     names = ["System", "Family", "Trained on", "Settings"]
     return [
         sheet.without_empty_columns()
@@ -162,6 +163,7 @@ def task_sheets(task: TaskResults, notes: Notes) -> list[Sheet]:
             _overview(task, names, notes),
             _speedups(task, names, notes),
             _latency(task, names, notes),
+            _diagnostics(task, names, notes),
             _by_seed(task),
             _training(task, notes),
         )
@@ -173,19 +175,34 @@ def _overview(task: TaskResults, names: list[str], notes: Notes) -> Sheet:
     seeds = any(len(cell.seeds) > 1 for cell in task.cells)
     failed = any(cell.problems for cell in task.cells)
     header = names + ["Seeds"] * seeds + ["Status"] * failed
+    first = [(reference, size) for reference in task.references[:1] for size in task.speedup_batch_sizes()]
     rows = []
     for cell in task.cells:
         row = _names(cell) + [", ".join(map(str, cell.seeds))] * seeds + [_status(cell, notes)] * failed
-        row += [show(cell.get(m), fixed(quality_metric(m).decimals), notes) for m in task.quality]
+        row += [_quality(cell, metric, notes) for metric in task.ranking]
         row += [show(cell.get("tokens_per_second", size), significant, notes) for size in task.batch_sizes]
+        row += [show(task.speedup(cell, *point), fixed(2), notes) for point in first]
         rows.append(row)
-    speeds = [f"Tokens/s, batch {size}" for size in task.batch_sizes]
-    return Sheet("Quality and throughput", header + [heading(m) for m in task.quality] + speeds, rows, len(header))
+    numbers = [heading(metric) for metric in task.ranking]
+    numbers += [f"Tokens/s, batch {size}" for size in task.batch_sizes]
+    numbers += [f"Speed-up over {reference}, batch {size}" for reference, size in first]
+    return Sheet("Quality and speed", header + numbers, rows, len(header))
+
+
+def _diagnostics(task: TaskResults, names: list[str], notes: Notes) -> Sheet:
+    metrics = [metric for metric in task.quality if metric in DIAGNOSTIC]
+    rows = [_names(cell) + [_quality(cell, metric, notes) for metric in metrics] for cell in task.cells]
+    return Sheet("What the outputs look like", names + [heading(metric) for metric in metrics], rows, len(names))
+
+
+def _quality(cell: Cell, metric: str, notes: Notes | None = None) -> str:
+    return show(cell.get(metric), fixed(quality_metric(metric).decimals), notes)
 
 
 def _speedups(task: TaskResults, names: list[str], notes: Notes) -> Sheet:
-    points = [(reference, size) for reference in task.references for size in task.speedup_batch_sizes()]
-    header = [f"× {reference}, batch {size}" for reference, size in points]
+    others = task.references if len(task.references) > 1 else []  # the overview has the first
+    points = [(reference, size) for reference in others for size in task.speedup_batch_sizes()]
+    header = [f"Over {reference}, batch {size}" for reference, size in points]
     rows = [
         _names(cell) + [show(task.speedup(cell, *point), fixed(2), notes) for point in points] for cell in task.cells
     ]
@@ -195,7 +212,7 @@ def _speedups(task: TaskResults, names: list[str], notes: Notes) -> Sheet:
 def _latency(task: TaskResults, names: list[str], notes: Notes) -> Sheet:
     percentiles = ("p50", "p90", "p95", "p99")
     header = [f"Latency {p} (ms)" for p in percentiles] + [f"{title} (ms)" for title in PARTS.values()]
-    header += ["Encoder passes", "Decoder passes", "Tokens/pass", "Iterations"]
+    header += ["Encoder passes", "Decoder passes", "Tokens/decoder pass", "Iterations"]
     rows = []
     for cell in task.cells:
         row = [show(cell.smallest_batch(f"latency_{p}"), significant, notes) for p in percentiles]
@@ -203,19 +220,18 @@ def _latency(task: TaskResults, names: list[str], notes: Notes) -> Sheet:
         for metric in ("encoder_passes", "decoder_passes", "tokens_per_pass", "iterations"):
             row.append(show(cell.smallest_batch(metric), fixed(1), notes))
         rows.append(_names(cell) + row)
-    return Sheet("Latency and passes at batch 1, per sentence", names + header, rows, len(names))
+    return Sheet("Latency, time of each part and passes, at the smallest batch size", names + header, rows, len(names))
 
 
 def _by_seed(task: TaskResults) -> Sheet:
     """Each seed's own values with bootstrap intervals, where a cell has several seeds."""
-    metrics = [m for m in task.quality if m not in DIAGNOSTIC]
     rows = []
     for cell in task.cells:
         for seed in cell.seeds if len(cell.seeds) > 1 else []:
             own = Cell([r for r in cell.records if r.seed == seed])
-            rows.append([*_names(cell), str(seed), *(show(own.get(m), fixed(1)) for m in metrics)])
+            rows.append([*_names(cell), str(seed), *(_quality(own, m) for m in task.ranking)])
     header = ["System", "Family", "Trained on", "Settings", "Seed"]
-    return Sheet("Quality by training seed", header + [heading(m) for m in metrics], rows, len(header))
+    return Sheet("Quality by training seed", header + [heading(m) for m in task.ranking], rows, len(header))
 
 
 def _training(task: TaskResults, notes: Notes) -> Sheet:
@@ -242,7 +258,9 @@ def render_markdown(records: Sequence[Record]) -> str:
         return "\n".join([*parts, "There are no records.", ""])
     for task in by_task(records):
         notes = Notes()
-        parts += [f"## {escape(task.name)}", "", *(f"- {escape(line)}" for line in protocol(task)), ""]
+        parts += [f"## {escape(task.name)}", "", *(f"- {escape(line)}" for line in protocol(task))]
+        parts += [f"- {quality_metric(metric).title}: {_code(text)}" for metric, text in signatures(task)]
+        parts += [""]
         for sheet in task_sheets(task, notes):
             parts += [f"### {sheet.title}", "", *_markdown_table(sheet), ""]
         parts += [f"{str(i).translate(_SUPERSCRIPT)} {escape(text)}  " for i, text in enumerate(notes.texts, 1)]
@@ -264,32 +282,35 @@ def escape(text: str) -> str:
     return re.sub(r"\](?=[(\[:])", r"\\]", text)
 
 
+def _code(text: str) -> str:
+    return escape(text) if "`" in text else f"`{text}`"
+
+
 def print_table(records: Iterable[Record], console: Console) -> None:
     """Print the essential columns of each task, to be read in 120 characters a line."""
     for task in by_task(records):
         notes = Notes()
-        metrics = [m for m in task.quality if m not in DIAGNOSTIC][:2]
+        metrics = task.ranking[:2]
         sizes = list(dict.fromkeys((*task.batch_sizes[:1], *task.batch_sizes[-1:])))
-        reference = task.references[0] if task.references else ""
-        points = [(reference, size) for size in task.speedup_batch_sizes()] if reference else []
-        table = Table(title=Text(task.name), title_justify="left", caption_justify="left", pad_edge=False)
-        table.add_column("System")
-        header = [heading(m) for m in metrics] + [f"Tokens/s\nbatch {size}" for size in sizes] + ["p50 (ms)\nbatch 1"]
-        header += [f"Speed-up\nbatch {size}" for _, size in points]
-        for text in header:
-            table.add_column(Text(text), justify="right")
+        points = [(reference, size) for reference in task.references[:1] for size in task.speedup_batch_sizes()]
         failed = any(cell.problems for cell in task.cells)
+        table = Table(title=Text(task.name), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        table.add_column("System", overflow="fold")
+        header = [heading(metric).replace(" (", "\n(") for metric in metrics]
+        header += [f"Tokens/s\nbatch {size}" for size in sizes] + ["p50 (ms)\nbatch 1"]
+        for text in header + [f"Speed-up\nbatch {size}" for _, size in points]:
+            table.add_column(Text(text), justify="right", no_wrap=True)
         if failed:
-            table.add_column("Status")
+            table.add_column("Status", overflow="fold")
         for cell in task.cells:
-            row = [show(cell.get(m), fixed(quality_metric(m).decimals)) for m in metrics]
+            row = [_quality(cell, metric) for metric in metrics]
             row += [show(_point(cell.get("tokens_per_second", size))) for size in sizes]
             row += [show(_point(cell.smallest_batch("latency_p50")))]
             row += [show(_point(task.speedup(cell, *point)), fixed(2)) for point in points]
             table.add_row(*(Text(text) for text in [cell.name, *row, *([_status(cell, notes)] if failed else [])]))
         console.print(table)
-        lines = ["[low, high]: 95 % bootstrap interval; (min–max): over training seeds."] if task.cells else []
-        lines += [f"Speed-up: over {reference}."] if reference else []
+        lines = ["[low, high]: 95 % bootstrap interval over sentences; (min–max): over training seeds."]
+        lines += [f"Speed-up: over {task.references[0]}."] if points else []
         lines += [f"{str(i).translate(_SUPERSCRIPT)} {text}" for i, text in enumerate(notes.texts, 1)]
         console.print(Text("\n".join(lines)))
 

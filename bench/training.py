@@ -182,9 +182,7 @@ class Trainer:
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)
         value = float(losses.total.detach())
         if not (math.isfinite(value) and math.isfinite(float(norm))):
-            raise StepFailure(
-                f"training diverged at step {self.state.step}: loss {value}, gradient norm {float(norm)}"
-            )
+            raise StepFailure(f"training diverged at step {self.state.step}: loss {value}, gradient norm {float(norm)}")
         self.optimizer.step()
         return losses.num_tokens, value, losses.counts
 
@@ -258,7 +256,8 @@ class Trainer:
 def make_optimizer(model: Model, config: TrainConfig) -> torch.optim.AdamW:
     """Return AdamW that decays matrices other than embeddings; one fused kernel per update."""
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
-    decayed, spared = [], []
+    decayed: list[torch.nn.Parameter] = []
+    spared: list[torch.nn.Parameter] = []
     for parameter in model.parameters():
         if parameter.requires_grad:
             (decayed if parameter.ndim >= 2 and id(parameter) not in embeddings else spared).append(parameter)

@@ -54,7 +54,7 @@ class _LocalCTC(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, log_probs: Tensor, target: Tensor, frames: Tensor, lengths: Tensor, row_weight: Tensor
     ) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
@@ -69,9 +69,7 @@ class _LocalCTC(torch.autograd.Function):
         return total.detach(), nll
 
     @staticmethod
-    def backward(  # type: ignore[override]
-        ctx: Any, grad_total: Tensor, _: Tensor
-    ) -> tuple[Tensor, None, None, None, None]:
+    def backward(ctx: Any, grad_total: Tensor, _: Tensor) -> tuple[Tensor, None, None, None, None]:
         (grad,) = ctx.saved_tensors
         return grad * grad_total, None, None, None, None
 
@@ -106,7 +104,8 @@ def ctc_loss(
     weight = output.weight[symbols].to(hidden.dtype)  # [b, t+1, d]
     logits = torch.bmm(hidden, weight.transpose(1, 2)).float()  # [b, f, t+1]
     args = (logits - log_z[:, :, None], first, frames, lengths, row_weight)
-    local, nll = _LocalCTC.apply(*args) if torch.is_grad_enabled() else _local_nll(*args)
+    weighted_nll = _LocalCTC.apply if torch.is_grad_enabled() else _local_nll
+    local, nll = weighted_nll(*args)
     # The constant log Z inside `local` is exchanged for the differentiable one.
     total = local + (log_z_sum - (log_z_flat * per_frame).sum())
     return total, nll.masked_fill(~feasible, float("inf")), feasible
@@ -171,13 +170,15 @@ def prefix_beam_search(log_probs: Tensor, frames: Tensor, beam: int) -> tuple[Te
         new_length = length.gather(1, parent)
         appended = new_prefix.scatter(2, new_length.clamp(max=f - 1)[:, :, None], symbol[:, :, None])
         active = (i < frames)[:, None]
-        prefix = torch.where((active & grown)[:, :, None], appended, torch.where(active[:, :, None], new_prefix, prefix))
-        last = torch.where(active, torch.where(grown, symbol, last.gather(1, parent)), last)
-        code = torch.where(active, torch.where(grown, _extend(code.gather(1, parent), symbol), code.gather(1, parent)), code)
-        length = torch.where(active, new_length + grown.long(), length)
-        blank_score = torch.where(
-            active, torch.where(grown, negative, stay_blank.gather(1, parent)), blank_score
+        prefix = torch.where(
+            (active & grown)[:, :, None], appended, torch.where(active[:, :, None], new_prefix, prefix)
         )
+        last = torch.where(active, torch.where(grown, symbol, last.gather(1, parent)), last)
+        code = torch.where(
+            active, torch.where(grown, _extend(code.gather(1, parent), symbol), code.gather(1, parent)), code
+        )
+        length = torch.where(active, new_length + grown.long(), length)
+        blank_score = torch.where(active, torch.where(grown, negative, stay_blank.gather(1, parent)), blank_score)
         label_score = torch.where(active, torch.where(grown, best, stay_label.gather(1, parent)), label_score)
     score = torch.logaddexp(blank_score, label_score)
     best, winner = score.max(1)

@@ -19,9 +19,7 @@ CHUNK_LOGITS = 2**21
 
 class _WeightedLogPartition(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, row_weight: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, row_weight: Tensor) -> tuple[Tensor, Tensor]:
         if torch.is_autocast_enabled(hidden.device.type):
             dtype = torch.get_autocast_dtype(hidden.device.type)
             matmul_hidden, matmul_weight = hidden.to(dtype), weight.to(dtype)
@@ -48,7 +46,7 @@ class _WeightedLogPartition(torch.autograd.Function):
         return (log_z * row_weight).sum(), log_z
 
     @staticmethod
-    def backward(ctx: Any, grad_total: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad_total: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None, None]:
         grad_hidden, grad_weight = ctx.saved_tensors
         return grad_hidden * grad_total, grad_weight * grad_total, None, None
 
@@ -56,12 +54,12 @@ class _WeightedLogPartition(torch.autograd.Function):
 class OutputLayer(nn.Module):
     """Logits over the vocabulary from hidden states, with symbols that can never be emitted at minus infinity.
 
-    Weights are the embedding's when tied (Press & Wolf 2017).
+    `weight` [v, d] is a parameter: the embedding's when tied (Press & Wolf 2017).
     """
 
     ban: Tensor
 
-    def __init__(self, weight: nn.Parameter, banned: Sequence[int]) -> None:
+    def __init__(self, weight: Tensor, banned: Sequence[int]) -> None:
         super().__init__()
         self.weight = weight
         ban = torch.zeros(weight.shape[0])
@@ -84,12 +82,10 @@ class OutputLayer(nn.Module):
         hidden: [n, d]; row_weight: [n] float32, constant.
         """
         if not (torch.is_grad_enabled() and (hidden.requires_grad or self.weight.requires_grad)):
-            log_z = torch.cat(
-                [torch.logsumexp(self(part), -1) for part in hidden.split(max(1, CHUNK_LOGITS // len(self.ban)))]
-                or [hidden.new_zeros(0, dtype=torch.float32)]
-            )
+            parts = torch.split(hidden, max(1, CHUNK_LOGITS // len(self.ban)))
+            log_z = torch.cat([torch.logsumexp(self(part), -1) for part in parts])
             return (log_z * row_weight).sum(), log_z
-        total, log_z = _WeightedLogPartition.apply(hidden, self.weight, self.ban, row_weight)
+        total, log_z = _WeightedLogPartition.apply(hidden, self.weight, self.ban, row_weight)  # type: ignore[no-untyped-call]
         return total, log_z
 
     def cross_entropy(

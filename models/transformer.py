@@ -14,7 +14,22 @@ from torch import Tensor
 
 from models.decoding.autoregressive import beam_search, greedy, sample
 from models.decoding.noise import row_seeds
-from models.interface import BLANK, BOS, EOS, MASK, PAD, PLH, UNK, Batch, DataSpec, Decoded, Family, Losses, Model, Options
+from models.interface import (
+    BLANK,
+    BOS,
+    EOS,
+    MASK,
+    PAD,
+    PLH,
+    UNK,
+    Batch,
+    DataSpec,
+    Decoded,
+    Family,
+    Losses,
+    Model,
+    Options,
+)
 from models.layers import Embedding, KeyValues, SourceEncoder, Stack, padding_mask
 from models.output import OutputLayer
 
@@ -94,9 +109,9 @@ class Transformer(Model):
         self.decoder = Stack(c.decoder_layers, *shape, cross=True)
         self.output = OutputLayer(self.embedding.tokens.weight, banned=(PAD, BOS, UNK, MASK, BLANK, PLH))
 
-    def loss(self, batch: Batch, rng: torch.Generator) -> Losses:  # noqa: ARG002 - the objective is deterministic
+    def loss(self, batch: Batch, rng: torch.Generator) -> Losses:
         """Label-smoothed cross-entropy of tokens and eos, per target token."""
-        hidden, target, real = self._teacher_forced(batch)
+        hidden, target, _ = self._teacher_forced(batch)
         num_tokens = int(batch.tgt_len.sum())
         row_weight = torch.full((hidden.shape[0],), 1.0 / max(num_tokens, 1), device=hidden.device)
         total, plain = self.output.cross_entropy(hidden, target, row_weight, self.label_smoothing)
@@ -131,9 +146,7 @@ class Transformer(Model):
             return sample(stepper, limits, seeds, settings.temperature, settings.top_k, settings.top_p)
         if settings.beam == 1:
             return greedy(stepper, limits)
-        return beam_search(
-            stepper, limits, settings.beam, settings.length_penalty, settings.alpha, settings.stopping
-        )
+        return beam_search(stepper, limits, settings.beam, settings.length_penalty, settings.alpha, settings.stopping)
 
     def stepper(self, src: Tensor, src_len: Tensor, size: int, beam: int = 1) -> TransformerStepper:
         """Encode src [b, s] and return the incremental state of b x beam rows for up to `size` steps."""

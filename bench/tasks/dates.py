@@ -152,7 +152,7 @@ class DatesConfig(Options):
     styles: int = Field(12, ge=1)
     """Right answers per source, at most; fewer if the locale has fewer styles, or if two styles coincide."""
     style_skew: float = Field(1.0, ge=0)
-    """Style number r is chosen with probability proportional to r^-skew: 1 is Zipf's law, 0 makes all equally likely."""
+    """Style number r is chosen with probability proportional to r^-skew: 1 is Zipf's law, 0 is uniform."""
     train_sentences: int = Field(20_000, ge=1)
     """Training pairs."""
     dev_sentences: int = Field(500, ge=1)

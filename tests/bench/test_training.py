@@ -98,7 +98,9 @@ def test_training_learns_and_reports(data, tmp_path):
 
 
 def test_seeds_differ_and_a_seed_repeats(data, tmp_path):
-    runs = [(tmp_path / str(i), train(tmp_path / str(i), data, tiny.spec() | {"seed": s})) for i, s in enumerate((1, 1, 2))]
+    runs = [
+        (tmp_path / str(i), train(tmp_path / str(i), data, tiny.spec() | {"seed": s})) for i, s in enumerate((1, 1, 2))
+    ]
     same_run(runs[0], runs[1])
     assert runs[0][1]["curve"] != runs[2][1]["curve"]
 

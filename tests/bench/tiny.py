@@ -37,7 +37,7 @@ def spec(family="transformer", **train):
         "budget": {"target_tokens": 2000}, "batch_tokens": 64, "evaluations": 4, "dev_sentences": 8,
         "average_count": 2, "learning_rate": 5e-3,
     } | train  # fmt: skip
-    config = {k: v for k, v in CONFIG.items()}
+    config = dict(CONFIG)
     return {
         "family": family, "config": config, "train": recipe, "seed": 1, "device": "cpu", "dtype": "float32",
         "task": "dates", "task_config": {},

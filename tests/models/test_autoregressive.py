@@ -38,7 +38,7 @@ class Table:
     def step(self, tokens):
         self.calls += 1
         if self.started:
-            self.prefix = [p + (t,) for p, t in zip(self.prefix, tokens.tolist(), strict=True)]
+            self.prefix = [(*p, t) for p, t in zip(self.prefix, tokens.tolist(), strict=True)]
         self.started = True
         return torch.stack([self.logits(s, p) for s, p in zip(self.sentence, self.prefix, strict=True)])
 
@@ -81,7 +81,7 @@ def test_exact_stopping_ends_early_and_loses_nothing_against_never_stopping():
             for prefix, total in live:
                 row = Table.logits(i, prefix).log_softmax(0)
                 best = max(best, (total + row[EOS].item()) / length_penalty(position + 1.0, "gnmt", 0.6))
-                grown += [(prefix + (s,), total + row[s].item()) for s in SYMBOLS]
+                grown += [((*prefix, s), total + row[s].item()) for s in SYMBOLS]
             live = sorted(grown, key=lambda h: -h[1])[:4]
         never[i] = best
     torch.testing.assert_close(exact.scores, never, atol=1e-4, rtol=0)

@@ -14,6 +14,7 @@ def best_output(log_prob, symbols, eos, limit, penalty):
 
     log_prob(prefix, symbol) -> float; at `limit` tokens only eos may follow, but its probability still counts.
     """
+
     def score(output):
         total = sum(log_prob(output[:i], s) for i, s in enumerate(output)) + log_prob(output, eos)
         return total / penalty(len(output) + 1)
