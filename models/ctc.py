@@ -7,45 +7,23 @@ a symbol or blank per frame in one pass; repeats are merged and blanks dropped. 
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from models.alignment import collapse, ctc_loss, prefix_beam_search
 from models.interface import BOS, EOS, MASK, PAD, PLH, UNK, Batch, DataSpec, Decoded, Family, Losses, Model, Options
-from models.layers import Embedding, SourceEncoder, Stack, padding_mask, sinusoids
+from models.layers import BackboneConfig, Embedding, SourceEncoder, Stack, padding_mask, sinusoids
 from models.output import OutputLayer
 
 
-class Config(Options):
-    """Shape; a change means retraining."""
+class Config(BackboneConfig):
+    """Shape; a change means retraining. The decoder's layers are those over frames."""
 
-    encoder_layers: int = Field(6, ge=1)
-    """Layers over source positions."""
-    decoder_layers: int = Field(6, ge=1)
-    """Layers over frames."""
     upsampling: int = Field(3, ge=1)
     """Frames per source position."""
     cross_attention: bool = True
     """Whether the layers over frames also attend to the encoder's states."""
-    model_dim: int = Field(512, ge=2)
-    """Model width d."""
-    num_heads: int = Field(8, ge=1)
-    """Attention heads; divides model_dim."""
-    ffn_dim: int = Field(2048, ge=1)
-    """Hidden width of the feed-forward layers."""
-    dropout: float = Field(0.1, ge=0, lt=1)
-    """Dropout on embeddings, sublayer outputs and feed-forward activations."""
-    norm: Literal["pre", "post"] = "pre"
-    """Where layer norm stands: before each sublayer, or after its residual."""
-
-    @model_validator(mode="after")
-    def _heads_divide_width(self) -> Config:
-        if self.model_dim % self.num_heads or self.model_dim % 2:
-            raise ValueError(f"model_dim {self.model_dim} must be even and divisible by num_heads {self.num_heads}")
-        return self
 
 
 class Settings(Options):
@@ -66,10 +44,9 @@ class CTC(Model):
         self.upsampling = c.upsampling
         self.max_target_length = data.max_target_length
         self.embedding = Embedding(data.vocab_size, c.model_dim, data.max_source_length, c.dropout)
-        shape = (c.model_dim, c.num_heads, c.ffn_dim, c.dropout, c.norm)
-        self.encoder = SourceEncoder(self.embedding, Stack(c.encoder_layers, *shape))
+        self.encoder = SourceEncoder(self.embedding, Stack(c.encoder_layers, *c.layer_shape))
         self.upsample = nn.Linear(c.model_dim, c.upsampling * c.model_dim)
-        self.decoder = Stack(c.decoder_layers, *shape, cross=c.cross_attention)
+        self.decoder = Stack(c.decoder_layers, *c.layer_shape, cross=c.cross_attention)
         self.register_buffer("positions", sinusoids(data.max_source_length * c.upsampling, c.model_dim), False)
         self.output = OutputLayer(self.embedding.tokens.weight, banned=(PAD, BOS, EOS, UNK, MASK, PLH))
 

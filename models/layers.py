@@ -7,12 +7,44 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from models.interface import PAD
+from models.interface import PAD, Options
+
+
+class BackboneConfig(Options):
+    """The shape that families have in common, under the same names; a family's Config adds its own fields."""
+
+    encoder_layers: int = Field(6, ge=1)
+    """Layers of the encoder."""
+    decoder_layers: int = Field(6, ge=1)
+    """Layers of the decoder."""
+    model_dim: int = Field(512, ge=2)
+    """Model width d."""
+    num_heads: int = Field(8, ge=1)
+    """Attention heads; divides model_dim."""
+    ffn_dim: int = Field(2048, ge=1)
+    """Hidden width of the feed-forward layers."""
+    dropout: float = Field(0.1, ge=0, lt=1)
+    """Dropout on embeddings, sublayer outputs and feed-forward activations."""
+    norm: Literal["pre", "post"] = "pre"
+    """Where layer norm stands: before each sublayer, or after its residual."""
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> Self:
+        if self.model_dim % self.num_heads or self.model_dim % 2:
+            raise ValueError(f"model_dim {self.model_dim} must be even and divisible by num_heads {self.num_heads}")
+        return self
+
+    @property
+    def layer_shape(self) -> tuple[int, int, int, float, str]:
+        """What every layer of a stack is built from; see `Stack`."""
+        return (self.model_dim, self.num_heads, self.ffn_dim, self.dropout, self.norm)
 
 
 def padding_mask(lengths: Tensor, size: int) -> Tensor:

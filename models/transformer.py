@@ -30,35 +30,15 @@ from models.interface import (
     Model,
     Options,
 )
-from models.layers import Embedding, KeyValues, SourceEncoder, Stack, padding_mask
+from models.layers import BackboneConfig, Embedding, KeyValues, SourceEncoder, Stack, padding_mask
 from models.output import OutputLayer
 
 
-class Config(Options):
+class Config(BackboneConfig):
     """Shape and objective; a change means retraining."""
 
-    encoder_layers: int = Field(6, ge=1)
-    """Layers of the encoder."""
-    decoder_layers: int = Field(6, ge=1)
-    """Layers of the decoder."""
-    model_dim: int = Field(512, ge=2)
-    """Model width d."""
-    num_heads: int = Field(8, ge=1)
-    """Attention heads; divides model_dim."""
-    ffn_dim: int = Field(2048, ge=1)
-    """Hidden width of the feed-forward layers."""
-    dropout: float = Field(0.1, ge=0, lt=1)
-    """Dropout on embeddings, sublayer outputs and feed-forward activations."""
-    norm: Literal["pre", "post"] = "pre"
-    """Where layer norm stands: before each sublayer, or after its residual."""
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     """Probability mass spread evenly over the emittable symbols."""
-
-    @model_validator(mode="after")
-    def _heads_divide_width(self) -> Config:
-        if self.model_dim % self.num_heads or self.model_dim % 2:
-            raise ValueError(f"model_dim {self.model_dim} must be even and divisible by num_heads {self.num_heads}")
-        return self
 
 
 class Settings(Options):
@@ -104,9 +84,8 @@ class Transformer(Model):
         self.max_target_length = data.max_target_length
         positions = max(data.max_source_length, data.max_target_length) + 1
         self.embedding = Embedding(data.vocab_size, c.model_dim, positions, c.dropout)
-        shape = (c.model_dim, c.num_heads, c.ffn_dim, c.dropout, c.norm)
-        self.encoder = SourceEncoder(self.embedding, Stack(c.encoder_layers, *shape))
-        self.decoder = Stack(c.decoder_layers, *shape, cross=True)
+        self.encoder = SourceEncoder(self.embedding, Stack(c.encoder_layers, *c.layer_shape))
+        self.decoder = Stack(c.decoder_layers, *c.layer_shape, cross=True)
         self.output = OutputLayer(self.embedding.tokens.weight, banned=(PAD, BOS, UNK, MASK, BLANK, PLH))
 
     def loss(self, batch: Batch, rng: torch.Generator) -> Losses:

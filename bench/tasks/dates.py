@@ -2,8 +2,9 @@
 
 Phrases are written by Babel from the Unicode CLDR, so nothing is downloaded. A source names weekday, day, month, year,
 hour and minute, but not how the target is to be put: the training target is one of the target language's styles at
-random (some are more popular than others, as in real text), and every style is a right answer. This is the multimodality problem of non-autoregressive decoding (Gu et al.
-2018) in its purest form: a decoder that picks its tokens independently splices styles.
+random (some are more popular than others, as in real text), and every style is a right answer. This is the
+multimodality problem of non-autoregressive decoding (Gu et al. 2018) in its purest form: a decoder that picks its
+tokens independently splices styles.
 """
 
 from __future__ import annotations
