@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
+from bench.workload import SourceBatch, System
 from models.interface import Model
 
 ROLES = ("encoder", "decoder")
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What decoding took, sentence by sentence."""
+
+    passes: dict[str, list[int]]
+    """Passes by role; a role that the model does not observe is absent."""
+    iterations: list[int]
+    """Steps or refinement passes that the decoder itself reports."""
+    tokens: list[int]
+    """Emitted target tokens."""
 
 
 @contextmanager
@@ -34,3 +48,19 @@ def counted_passes(model: Model) -> Iterator[dict[str, int]]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def observe(system: System, batches: Sequence[SourceBatch]) -> Observation:
+    """Decode batches of one sentence each and count what each took."""
+    seen: dict[str, list[int]] = {}
+    iterations, tokens = [], []
+    with counted_passes(system.model) as counts:
+        for batch in batches:
+            before = dict(counts)
+            output = system.decode(batch)
+            for role, total in counts.items():
+                seen.setdefault(role, []).append(total - before[role])
+            iterations += output.iterations.tolist()
+            tokens.append(output.emitted())
+    assert len(iterations) == len(tokens), "passes are counted sentence by sentence"
+    return Observation(seen, iterations, tokens)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from rich.markup import escape
 from rich.table import Table
 
 from bench.graph import Graph
@@ -59,7 +60,7 @@ def plan_table(plan: list[PlannedStep]) -> Table:
     for entry in plan:
         parameters = "" if entry.parameters is None else f"{entry.parameters:,}"
         table.add_row(
-            entry.step.label,
+            escape(entry.step.label),
             entry.state,
             parameters,
             duration(entry.step.seconds),

@@ -170,20 +170,23 @@ class LiveDisplay:
         """Print what became of `step` and take its line away."""
         self._steps.pop(step.id, None)
         text = ending(step, status, reason, seconds)
+        self._live.update(self._table())  # shown by the printing
         self.console.print(f"[{STYLES[status]}]{escape(text)}[/]", highlight=False)
-        self._draw()
 
     def note(self, text: str) -> None:
         """Print a line above the live ones."""
         self.console.print(escape(text), highlight=False)
-        self._draw()
 
     def _draw(self) -> None:
-        now = self._drawn = time.monotonic()
+        self._drawn = time.monotonic()
+        self._live.update(self._table(), refresh=True)
+
+    def _table(self) -> Table:
+        now = time.monotonic()
         table = Table.grid(padding=(0, 2))
         for step, line in self._steps.values():
             table.add_row(escape(step.label), *map(escape, line.parts(now)), f"[dim]{duration(now - line.began)}[/]")
-        self._live.update(table, refresh=True)
+        return table
 
 
 def ending(step: Step, status: str, reason: str, seconds: float) -> str:
@@ -203,4 +206,6 @@ def duration(seconds: float) -> str:
 def _value(name: str, value: Any) -> str:
     if name == "tokens_per_second":
         return f"{value:,.0f} tokens/s"
+    if isinstance(value, str):
+        return value
     return f"{name.replace('_', ' ')} {value:.3f}" if isinstance(value, float) else f"{name.replace('_', ' ')} {value}"

@@ -16,7 +16,7 @@ BUSY = 10.0
 def protocol(task: TaskResults) -> list[str]:
     """Return how `task` was measured, what intervals mean, and what to beware of."""
     speed = [r for r in task.records if r.metric in SPEED]
-    lines = [_conditions(task.records, speed), _sizes(task, speed)]
+    lines = [conditions(task), _sizes(task, speed)]
     if speed:
         lines += [
             "Timed: from raw source ids to final collapsed token ids, in rounds that interleave all systems in random "
@@ -30,20 +30,25 @@ def protocol(task: TaskResults) -> list[str]:
     )
     if task.references:
         lines.append(
-            f"Speed-up: median of paired ratios over {_and(task.references)}, at the same batch size in the same rounds."
+            f"Speed-up over {_and(task.references)}: median of paired ratios, same batch size and same rounds."
         )
     lines += _warnings(task, speed)
     return [line for line in lines if line]
 
 
-def _conditions(records: list[Record], speed: list[Record]) -> str:
+def conditions(task: TaskResults) -> str:
+    """Return on what `task` was measured; threads are those of the timing if there was one."""
+    records = task.records
+    speed = [r for r in records if r.metric in SPEED]
     measured = speed or records
     threads = sorted({r.threads for r in measured if r.threads is not None})
+    seeds = sorted({r.seed for r in records if r.seed is not None})
     facts = {
         "split": _and(r.split for r in records),
         "device": _and(r.device for r in measured),
         "dtype": _and(r.dtype for r in measured),
         "CPU threads" + (" while timing" if speed else ""): _and(map(str, threads)),
+        "training seeds" if len(seeds) > 1 else "training seed": _and(map(str, seeds)),
         "run": _and(r.run for r in records),
     }
     return _sentence(f"{name} {value}" for name, value in facts.items() if value)

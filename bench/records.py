@@ -113,7 +113,7 @@ def _to_cell(value: object) -> str:
     return repr(round(value, 6))
 
 
-def _from_cell(name: str, cell: str) -> object:
+def _from_cell(name: str, cell: str) -> Any:
     if name in _INT:
         return int(cell) if cell else None
     if name in _FLOAT:

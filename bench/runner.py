@@ -61,6 +61,8 @@ class Runner:
         """Steps that were started here, as opposed to found complete."""
         self._pending: dict[StepId, Step] = {}
         self._excluded: dict[StepId, list[dict[str, Any]]] = {}
+        self._deaths: set[tuple[StepId, str, int | None]] = set()
+        """Where timed steps have died once."""
         self._jobs: list[Job] = []
 
     def run(self, steps: Iterable[Step]) -> dict[StepId, Outcome]:
@@ -179,13 +181,21 @@ class Runner:
         pair = None if outcome.status == "ok" or outcome.user_error else job.ended_at()
         if pair is None:
             self._settle(job.step, outcome, seconds=time.monotonic() - job.began)
-            return
-        # It ended while timing one cell: leave out that one and go on with the others.
-        self._excluded[job.step.id] = [*job.excluded, {**pair, "status": outcome.status, "reason": outcome.reason}]
+        else:
+            self._go_on(job, outcome, pair)
+
+    def _go_on(self, job: Job, outcome: Outcome, pair: dict[str, Any]) -> None:
+        """Start a timed step again that ended while it timed one cell; the second time, without that cell."""
         self._pending[job.step.id] = job.step
-        self.display.note(
-            f"{job.step.label}: goes on without {pair['cell']} at batch {pair['batch_size']}: {outcome.reason}"
-        )
+        place = (job.step.id, pair["cell"], pair["batch_size"])
+        if place not in self._deaths and outcome.status != "timeout":
+            # A kill may have come from outside. What cannot be timed dies at the same place again.
+            self._deaths.add(place)
+            self.display.note(f"{job.step.label}: starts again where it was: {outcome.reason}")
+            return
+        self._excluded[job.step.id] = [*job.excluded, {**pair, "status": outcome.status, "reason": outcome.reason}]
+        where = pair["cell"] if pair["batch_size"] is None else f"{pair['cell']} at batch {pair['batch_size']}"
+        self.display.note(f"{job.step.label}: goes on without {where}: {outcome.reason}")
 
     def _settle(self, step: Step, outcome: Outcome, seconds: float) -> None:
         self.outcomes[step.id] = outcome

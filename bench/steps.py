@@ -13,8 +13,9 @@ Each `run` has the signature `run(spec, folder, parents, progress)`: `spec` is t
 artifacts, `progress` takes what to show.
 
 A step that times many cells must not lose all for one: it names in `folder/current.json`, as `{"cell", "batch_size"}`,
-what it is about to do. If its process dies or hangs there, the runner starts it again with that pair listed in
-`folder/excluded.json` (`[{"cell", "batch_size", "status", "reason"}, ...]`), to be left out and reported.
+what it is about to do (no batch size: anything with that cell). If its process dies there twice, or hangs, the runner
+starts it again with that pair listed in `folder/excluded.json` (`[{"cell", "batch_size", "status", "reason"}, ...]`),
+to be left out and reported.
 """
 
 from __future__ import annotations

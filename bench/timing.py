@@ -68,7 +68,6 @@ def time_each(
     it queued escapes; the garbage collector is off, so that no collection falls on one system by chance.
     """
     durations, outputs = [], []
-    gc.collect()
     was_enabled = gc.isenabled()
     gc.disable()
     try:

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from bench.batching import pad
 from bench.preparation import PreparedData
 from bench.steps import StepFailure
-from models.interface import NUM_SPECIAL, PAD, UNK, Model
+from models.interface import NUM_SPECIAL, UNK, Model
 
 SAMPLE_SEED = 1
 SCORE_TOLERANCE = 1e-4
@@ -106,10 +106,7 @@ def make_batches(sample: Sequence[Sentence], batch_size: int) -> list[SourceBatc
     """Cut the sample, in order, into padded batches."""
     batches = []
     for start in range(0, len(sample), batch_size):
-        sources = [sentence.source for sentence in sample[start : start + batch_size]]
-        width = max(map(len, sources))
-        padded = [source + [PAD] * (width - len(source)) for source in sources]
-        batches.append(SourceBatch(torch.tensor(padded), torch.tensor([len(source) for source in sources])))
+        batches.append(SourceBatch(*pad([sentence.source for sentence in sample[start : start + batch_size]])))
     return batches
 
 
@@ -126,6 +123,11 @@ class System:
         """Decode a batch from the host to the host: this is what is timed."""
         decoded = self.model.decode(batch.src.to(self.device), batch.src_len.to(self.device), self.settings)
         return Output(decoded.tokens.cpu(), decoded.lengths.cpu(), decoded.scores, decoded.iterations)
+
+    def weight_bytes(self) -> int:
+        """Return the size of the model's parameters and buffers."""
+        tensors = [*self.model.parameters(), *self.model.buffers()]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
     def count_ties(self, outputs: Sequence[Output]) -> int:
         """Compare the outputs for the whole sample with the scored ones; return how many differ at an equal score.

@@ -238,6 +238,7 @@ def test_plan_shows_the_steps_and_runs_none(made_up, capsys, tmp_path):
     printed = capsys.readouterr().out
     assert "0 of 8 steps done" in printed
     assert "distill base (raw, seed 1) on text" in printed
+    assert "evaluate base [beam=5] (raw, seed 1) on text" in printed
     assert not (tmp_path / "store").exists()
 
 

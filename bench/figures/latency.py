@@ -1,0 +1,140 @@
+"""Latency at batch 1: how long a user waits for one sentence, and how much that varies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bench.figures.style import Page, family_legend, family_style, log_axis, say_missing, text_colour, text_size, wrap
+from bench.protocol import conditions
+from bench.results import Cell, TaskResults
+
+COLUMNS = ("task", "system", "data", "settings", "seed", "sentence", "round", "milliseconds")
+LABEL_WIDTH = 34
+ROW = 0.34
+"""Inches per cell."""
+MIN_FOR_P95 = 130
+"""Sentences that carry a 95th percentile at 99 % confidence."""
+
+Sample = npt.NDArray[np.float64]
+Samples = Mapping[tuple[str, str, str, str], Sample]
+"""Milliseconds of each sentence by task, system, data and settings."""
+
+
+def read_latencies(path: Path) -> Samples:
+    """Return the latency of each sentence, the median over rounds; sentences of several seeds stand side by side.
+
+    Raises:
+        ValueError: the file is not a table of latencies.
+    """
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not a table of latencies ({error})") from error
+    missing = [name for name in COLUMNS if name not in table.columns]
+    if missing:
+        raise ValueError(f"{path}: not a table of latencies (no column {', '.join(missing)})")
+    times = pd.to_numeric(table["milliseconds"], errors="coerce")
+    if not (np.isfinite(times) & (times > 0)).all():
+        line = int((~(np.isfinite(times) & (times > 0))).to_numpy().argmax()) + 2
+        raise ValueError(f"{path}:{line}: milliseconds is {table['milliseconds'].iloc[line - 2]!r}, no positive number")
+    table["milliseconds"] = times
+    of_sentence = table.groupby([*COLUMNS[:6]], sort=False)["milliseconds"].median().reset_index()
+    groups = of_sentence.groupby([*COLUMNS[:4]], sort=False)["milliseconds"]
+    return {tuple(map(str, key)): rows.to_numpy(dtype=np.float64) for key, rows in groups}  # type: ignore[misc]
+
+
+def draw_latency(task: TaskResults, samples: Samples | None) -> Figure:
+    """Draw the latencies of each cell as a box, from raw times; without those, the percentiles of the records."""
+    raw = {id(cell): _sample(cell, samples) for cell in task.cells}
+    cells = [cell for cell in task.cells if raw[id(cell)] is not None or _percentiles(cell)]
+    title = f"{task.name}: latency of one sentence at batch size 1"
+    if not cells:
+        figure, (ax,) = Page(title, panel_height=2.0).build()
+        say_missing(ax, "No latencies in the records.")
+        return figure
+    texts = [wrap(cell.name, LABEL_WIDTH) for cell in cells]
+    sizes = [text_size(text) for text in texts]
+    page = Page(
+        title,
+        panel_width=5.8,
+        panel_height=max(ROW, max(height for _, height in sizes) / 72 + 0.08) * len(cells) + 0.2,
+        left=max(width for width, _ in sizes) / 72 + 0.3,
+        legend=family_legend(cells),
+        notes=_notes(task, cells, raw),
+    )
+    figure, (ax,) = page.build()
+    times: list[float] = []
+    for row, cell in enumerate(cells):
+        sample = raw[id(cell)]
+        times += _draw_box(ax, row, cell, sample) if sample is not None else _draw_percentiles(ax, row, cell)
+    log_axis(ax.xaxis, min(times) / 1.25, max(times) * 1.25)
+    ax.set_ylim(len(cells) - 0.45, -0.55)
+    ax.set_yticks(range(len(cells)), texts)
+    for label, cell in zip(ax.get_yticklabels(), cells, strict=True):
+        label.set_color(text_colour(cell.family))
+    ax.tick_params(axis="y", length=0)
+    ax.grid(visible=False, axis="y")
+    ax.set_xlabel("Latency (ms, log scale)")
+    return figure
+
+
+def _sample(cell: Cell, samples: Samples | None) -> Sample | None:
+    return (samples or {}).get((cell.task, cell.system, cell.data, cell.settings))
+
+
+def _percentiles(cell: Cell) -> list[float]:
+    """Return p50 and those of p90 and p95 that there are; empty without a p50."""
+    values = [cell.smallest_batch(f"latency_{p}").value for p in ("p50", "p90", "p95")]
+    return [value for value in values if value] if values[0] else []
+
+
+def _style(cell: Cell) -> tuple[str, str]:
+    """Edge and face colour: filled if trained on distilled data, hollow on raw."""
+    colour = family_style(cell.family)[0]
+    return colour, colour if cell.data == "distilled" else "white"
+
+
+def _draw_box(ax: Axes, row: int, cell: Cell, sample: Sample) -> list[float]:
+    edge, face = _style(cell)
+    tails = (5, 95) if len(sample) >= MIN_FOR_P95 else (0, 100)
+    low, q1, median, q3, high = (float(v) for v in np.percentile(sample, [tails[0], 25, 50, 75, tails[1]]))
+    ax.hlines(row, low, high, color=edge, linewidth=1.4, zorder=2)
+    ax.vlines([low, high], row - 0.12, row + 0.12, color=edge, linewidth=1.4, zorder=2)
+    ax.barh(row, q3 - q1, left=q1, height=0.5, facecolor=face, edgecolor=edge, linewidth=1.5, zorder=3)
+    ax.vlines(median, row - 0.25, row + 0.25, color="white" if face == edge else edge, linewidth=2.0, zorder=4)
+    beyond = sample[(sample < low) | (sample > high)]
+    ax.plot(beyond, np.full(len(beyond), row), linestyle="none", marker=".", markersize=3, color=edge, alpha=0.5)
+    return [float(sample.min()), float(sample.max())]
+
+
+def _draw_percentiles(ax: Axes, row: int, cell: Cell) -> list[float]:
+    edge, face = _style(cell)
+    values = _percentiles(cell)
+    ax.hlines(row, values[0], values[-1], color=edge, linewidth=1.4, zorder=2)
+    ax.vlines(values[1:], row - 0.16, row + 0.16, color=edge, linewidth=1.6, zorder=2)
+    ax.plot(values[0], row, marker=family_style(cell.family)[1], markersize=8, markerfacecolor=face,
+            markeredgecolor=edge, markeredgewidth=1.5, zorder=3)  # fmt: skip
+    return values
+
+
+def _notes(task: TaskResults, cells: list[Cell], raw: Mapping[int, Sample | None]) -> list[str]:
+    counts = sorted({len(sample) for sample in raw.values() if sample is not None})
+    notes = []
+    if counts:
+        tails = "5 to 95 %, dots beyond" if counts[-1] >= MIN_FOR_P95 else "all sentences"
+        if counts[0] < MIN_FOR_P95 <= counts[-1]:
+            tails = f"5 to 95 %, dots beyond; all sentences where they are fewer than {MIN_FOR_P95}"
+        number = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+        notes.append(f"{number} sentences, each the median over rounds. Line: median; box: middle half.")
+        notes[-1] += f" Whiskers: {tails}."
+    if any(raw[id(cell)] is None for cell in cells):
+        notes.append("Where there are no raw times: marker at the 50th percentile, ticks at the 90th and the 95th.")
+    notes += [f"Not shown: {cell.name}: {cell.why}" for cell in task.cells if cell not in cells]
+    return [*notes, conditions(task)]

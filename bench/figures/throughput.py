@@ -1,0 +1,99 @@
+"""Throughput against batch size: who profits from batching."""
+
+from __future__ import annotations
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bench.figures.labels import LABEL_SIZE, spread_out
+from bench.figures.style import (
+    GREY,
+    Page,
+    family_legend,
+    family_style,
+    line_style,
+    log_axis,
+    marker_style,
+    say_missing,
+    text_colour,
+    text_size,
+    wrap,
+)
+from bench.protocol import conditions
+from bench.results import Cell, Estimate, TaskResults
+
+Line = tuple[Cell, list[tuple[int, Estimate]]]
+
+LABEL_WIDTH = 34
+GAP = 22.0
+"""Points between the panel and the labels."""
+
+
+def draw_throughput(task: TaskResults) -> Figure:
+    """Draw tokens per second over the batch size, a line per cell with its interval as a band."""
+    lines: list[Line] = []
+    notes = []
+    for cell in task.cells:
+        sweep = [(size, cell.get("tokens_per_second", size)) for size in task.batch_sizes]
+        good = [(size, rate) for size, rate in sweep if rate.value]
+        lost = [str(size) for size, rate in sweep if not rate.value]
+        if good:
+            lines.append((cell, good))
+        if lost:
+            notes.append(f"Not shown at batch size {', '.join(lost)}: {cell.name}: {cell.why}")
+    title = f"{task.name}: throughput against batch size"
+    if not lines:
+        figure, (ax,) = Page(title, panel_height=2.0).build()
+        say_missing(ax, "No throughput in the records.")
+        return figure
+    texts = [wrap(cell.name, LABEL_WIDTH) for cell, _ in lines]
+    sizes = [text_size(text, LABEL_SIZE) for text in texts]
+    several = any(len(cell.seeds) > 1 for cell, _ in lines)
+    bands = "Bands: " + ("smallest to largest of several training seeds, else " if several else "") + "95 % interval."
+    page = Page(
+        title,
+        panel_height=max(4.2, sum(height for _, height in sizes) / 72 + 0.1),
+        right=(GAP + max(width for width, _ in sizes)) / 72 + 0.15,
+        legend=family_legend([cell for cell, _ in lines], lines=True),
+        notes=[bands, *notes, conditions(task)],
+    )
+    figure, (ax,) = page.build()
+    ax.set(xlabel="Batch size (sentences, log scale)", ylabel="Throughput (target tokens/s, log scale)")
+    _limits(ax, lines)
+    for cell, sweep in lines:
+        _draw_line(ax, cell, sweep)
+    _label_ends(ax, lines, texts, [height for _, height in sizes])
+    return figure
+
+
+def _limits(ax: Axes, lines: list[Line]) -> None:
+    sizes = sorted({size for _, sweep in lines for size, _ in sweep})
+    log_axis(ax.xaxis, sizes[0] / 1.3, sizes[-1] * 1.15, sizes)
+    rates = [bound for _, sweep in lines for _, rate in sweep for bound in (*(rate.bounds or ()), rate.value or 0.0)]
+    rates = [rate for rate in rates if rate > 0]
+    log_axis(ax.yaxis, min(rates) / 1.3, max(rates) * 1.3)
+
+
+def _draw_line(ax: Axes, cell: Cell, sweep: list[tuple[int, Estimate]]) -> None:
+    sizes = [size for size, _ in sweep]
+    rates = [rate.value or 0.0 for _, rate in sweep]
+    bounds = [rate.bounds or (value, value) for (_, rate), value in zip(sweep, rates, strict=True)]
+    ax.fill_between(
+        sizes, [low for low, _ in bounds], [high for _, high in bounds],
+        color=family_style(cell.family)[0], alpha=0.18, linewidth=0, zorder=2,
+    )  # fmt: skip
+    ax.plot(sizes, rates, linestyle=line_style(cell.data), linewidth=1.5, zorder=3, **marker_style(cell))
+
+
+def _label_ends(ax: Axes, lines: list[Line], texts: list[str], heights: list[float]) -> None:
+    """Write each line's name to the right of the panel, tied to its last point."""
+    ends = [(sweep[-1][0], sweep[-1][1].value or 0.0) for _, sweep in lines]
+    pixels = [ax.transData.transform(end) for end in ends]
+    centres = spread_out([y for _, y in pixels], heights, ax.bbox.y0 - 4, ax.bbox.y1 + 4)
+    for (cell, _), end, pixel, text, centre in zip(lines, ends, pixels, texts, centres, strict=True):
+        offset = (ax.bbox.x1 + GAP - pixel[0], centre - pixel[1])
+        arrow = {"arrowstyle": "-", "color": GREY, "linewidth": 0.6, "shrinkA": 1, "shrinkB": 5, "relpos": (0, 0.5)}
+        ax.annotate(
+            text, end, xytext=offset, textcoords="offset points", ha="left", va="center", size=LABEL_SIZE,
+            color=text_colour(cell.family), arrowprops=arrow, annotation_clip=False, linespacing=1.15,
+        )  # fmt: skip

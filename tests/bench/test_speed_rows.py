@@ -1,0 +1,137 @@
+import pytest
+
+from bench.journal import Failure
+from bench.speed_rows import Measured, measurements
+from bench.timing import Point, Timing
+from tests.bench.scripted import find
+
+MS = 10**6
+PARTS = {"tokenise": MS, "detokenise": MS}
+
+
+def measured(times, failures=None, batch_size=8, observations=None, references=("ref",), num_sentences=4):
+    """Cells with the nanoseconds of their rounds; a reference of another seed stands by."""
+    cells = [{"id": name, "label": f"the {name}", "seed": 2 if name == "other" else 1} for name in times]
+    timings = [
+        Timing(i, Point(name, batch_size), (t // 2, t - t // 2), (6, 6), wall=1.0, foreign=0.0, parts=dict(PARTS))
+        for name, rounds in times.items()
+        for i, t in enumerate(rounds)
+    ]
+    points = [Point(name, batch_size) for name in times]
+    return Measured(cells, references, points, num_sentences, timings, failures or {}, observations or {})
+
+
+def test_rates_are_medians_over_rounds():
+    # 12 tokens and 4 sentences in 10, 20 and 40 ms: 1200, 600 and 300 tokens/s.
+    rows = measurements(measured({"ref": [10 * MS, 20 * MS, 40 * MS]}))
+    row = find(rows, "ref", "tokens_per_second")
+    assert (row["value"], row["unit"], row["n"], row["batch_size"]) == (600, "tokens/s", 3, 8)
+    assert (row["ci_low"], row["ci_high"]) == (300, 1200)  # three rounds say little
+    assert find(rows, "ref", "sentences_per_second")["value"] == 200
+
+
+def test_speed_ups_are_paired_by_round():
+    # The machine is 1, 2 and 10 times as slow from round to round; the cell is three times as fast in each.
+    times = {"ref": [30 * MS, 60 * MS, 300 * MS], "cell": [10 * MS, 20 * MS, 100 * MS]}
+    rows = measurements(measured(times))
+    row = find(rows, "cell", "speedup")
+    assert (row["value"], row["ci_low"], row["ci_high"], row["n"]) == (3, 3, 3, 3)
+    assert row["reference"] == "the ref"
+    assert find(rows, "ref", "speedup")["value"] == 1
+
+
+def test_only_rounds_that_both_have_are_paired():
+    row = find(measurements(measured({"ref": [30 * MS, 40 * MS], "cell": [10 * MS]})), "cell", "speedup")
+    assert (row["value"], row["n"], row["ci_low"]) == (3, 1, None)
+
+
+def test_references_are_those_of_the_same_seed():
+    rows = measurements(
+        measured({"ref": [30 * MS], "other": [20 * MS], "cell": [10 * MS]}, references=["ref", "other"])
+    )
+    assert find(rows, "cell", "speedup")["reference"] == "the ref"
+    assert find(rows, "other", "speedup")["reference"] == "the other"
+
+
+def test_there_is_a_speed_up_for_each_reference():
+    rows = measurements(measured({"ref": [30 * MS], "ref5": [90 * MS], "cell": [10 * MS]}, references=["ref", "ref5"]))
+    assert find(rows, "cell", "speedup", reference="the ref")["value"] == 3
+    assert find(rows, "cell", "speedup", reference="the ref5")["value"] == 9
+    assert find(rows, "ref", "speedup", reference="the ref5")["value"] == 3
+
+
+def test_a_lost_reference_leaves_the_speed_up_without_a_value():
+    lost = {Point("ref", 8): Failure("oom", "no memory")}
+    rows = measurements(measured({"ref": [30 * MS], "cell": [10 * MS]}, lost))
+    row = find(rows, "cell", "speedup")
+    assert (row["value"], row["status"], row["reason"]) == (
+        None,
+        "skipped",
+        "the ref, the reference, has no value: oom",
+    )
+    assert find(rows, "cell", "tokens_per_second")["status"] == "ok"
+
+
+def test_a_failed_point_has_rows_without_values_even_if_it_was_timed_before():
+    lost = {Point("cell", 1): Failure("failed", "broken")}
+    rows = measurements(measured({"ref": [30 * MS], "cell": [10 * MS]}, lost, batch_size=1))
+    mine = [r for r in rows if r["cell"] == "cell"]
+    assert {"tokens_per_second", "speedup", "latency_p50", "seconds_per_sentence", "iterations"} <= {
+        r["metric"] for r in mine
+    }
+    assert {(r["value"], r["ci_low"], r["status"], r["reason"]) for r in mine} == {(None, None, "failed", "broken")}
+
+
+def latencies(num_sentences, rounds=2):
+    """Sentence i takes i + 1 ms, in every round."""
+    point = Point("cell", 1)
+    durations = tuple((i + 1) * MS for i in range(num_sentences))
+    parts = {"tokenise": num_sentences * MS, "detokenise": 2 * num_sentences * MS}
+    timings = [Timing(r, point, durations, (1,) * num_sentences, parts=parts, wall=1.0) for r in range(rounds)]
+    return measurements(Measured([{"id": "cell", "label": "", "seed": 1}], [], [point], num_sentences, timings, {}, {}))
+
+
+@pytest.mark.parametrize(("percentile", "least"), [(50, 7), (90, 64), (95, 130), (99, 662)])
+def test_a_percentile_needs_its_number_of_distinct_sentences(percentile, least):
+    # Many rounds do not help: a sentence timed again is not another sentence.
+    row = find(latencies(least - 1, rounds=3), "cell", f"latency_p{percentile}")
+    assert (row["value"], row["status"]) == (None, "ok")
+    assert row["reason"] == f"needs {least} sentences, has {least - 1}"
+    row = find(latencies(least), "cell", f"latency_p{percentile}")
+    # Each of 1..n occurs twice; up to interpolation the q-th percentile is q % of n.
+    assert row["value"] == pytest.approx(percentile / 100 * least, abs=1)
+    assert row["ci_low"] <= row["value"] <= row["ci_high"]
+    assert row["n"] == least
+
+
+def test_latency_intervals_do_not_shrink_with_the_number_of_rounds():
+    few, many = (find(latencies(100, rounds), "cell", "latency_p50") for rounds in (2, 30))
+    assert many["ci_high"] - many["ci_low"] == pytest.approx(few["ci_high"] - few["ci_low"], rel=0.1)
+    # The median of 100 uniform values on 0-100 has a standard error of 5: an interval about 20 wide.
+    assert 15 < few["ci_high"] - few["ci_low"] < 25
+
+
+def test_parts_add_up():
+    rows = latencies(9)
+    values = {r["part"]: r["value"] for r in rows if r["metric"] == "seconds_per_sentence"}
+    # Decoding takes 1 + 2 + ... + 9 = 45 ms for 9 sentences.
+    assert values == {"tokenise": 1, "decode": 5, "detokenise": 2, "end_to_end": 8}
+
+
+@pytest.mark.parametrize(
+    ("foreign", "value"), [((0.3, 0.5), 40), ((-0.02, 0.01), 0), ((0.3, None), None)], ids=["used", "noise", "unknown"]
+)
+def test_foreign_load_is_a_share_of_one_core_over_all_timed_regions(foreign, value):
+    point = Point("cell", 8)
+    timings = [Timing(r, point, (MS,), (1,), wall=1.0, foreign=f) for r, f in enumerate(foreign)]
+    rows = measurements(Measured([{"id": "cell", "label": "", "seed": 1}], [], [point], 8, timings, {}, {}))
+    row = find(rows, "cell", "foreign_cpu")
+    assert row["value"] == (value if value is None else pytest.approx(value))
+    assert bool(row["reason"]) == (value is None)
+
+
+def test_peak_memory_is_the_largest_of_the_rounds():
+    point = Point("cell", 8)
+    timings = [Timing(r, point, (MS,), (1,), wall=1.0, peak_memory=m * 2**20) for r, m in enumerate((5, 7, 6))]
+    rows = measurements(Measured([{"id": "cell", "label": "", "seed": 1}], [], [point], 8, timings, {}, {}))
+    assert (find(rows, "cell", "peak_memory")["value"], find(rows, "cell", "peak_memory")["unit"]) == (7, "MiB")
