@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bench.figures.style import Page, family_legend, family_style, log_axis, say_missing, text_colour, text_size, wrap
+from bench.figures.style import Page, empty_figure, family_legend, family_style, log_axis, text_colour, text_size, wrap
 from bench.protocol import conditions
 from bench.results import Cell, TaskResults
 
@@ -56,9 +56,7 @@ def draw_latency(task: TaskResults, samples: Samples | None) -> Figure:
     cells = [cell for cell in task.cells if raw[id(cell)] is not None or _percentiles(cell)]
     title = f"{task.name}: latency of one sentence at batch size 1"
     if not cells:
-        figure, (ax,) = Page(title, panel_height=2.0).build()
-        say_missing(ax, "No latencies in the records.")
-        return figure
+        return empty_figure(title, "No latencies in the records.", task)
     texts = [wrap(cell.name, LABEL_WIDTH) for cell in cells]
     sizes = [text_size(text) for text in texts]
     page = Page(

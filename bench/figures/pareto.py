@@ -16,6 +16,7 @@ from bench.figures.style import (
     SIZE,
     Page,
     Style,
+    empty_figure,
     family_legend,
     literal,
     log_axis,
@@ -78,9 +79,8 @@ def draw_pareto(task: TaskResults) -> Figure:
 
 def _empty(task: TaskResults) -> Figure:
     missing = [name for name, there in (("quality", task.headline), ("speed-up", task.references)) if not there]
-    figure, (ax,) = Page(_title(task), panel_height=2.0).build()
-    say_missing(ax, f"No {' and no '.join(missing) or 'cell that has both quality and speed-up'} in the records.")
-    return figure
+    what = " and no ".join(missing) or "cell that has both quality and speed-up"
+    return empty_figure(_title(task), f"No {what} in the records.", task)
 
 
 def _title(task: TaskResults) -> str:

@@ -26,7 +26,8 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from bench.results import Cell
+from bench.protocol import conditions
+from bench.results import Cell, TaskResults
 from bench.store import write_atomically
 
 FAMILIES = {
@@ -245,10 +246,17 @@ def log_axis(axis: Axis, low: float, high: float, ticks: Iterable[float] | None 
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}" if value < 1e5 else f"{value / 1000:g}k"))
 
 
+def empty_figure(title: str, text: str, task: TaskResults) -> Figure:
+    """Return a figure that says what is missing, and which cells failed."""
+    notes = [f"{cell.name}: {cell.why}" for cell in task.cells if cell.problems]
+    figure, (ax,) = Page(title, panel_height=1.2, notes=[*notes, conditions(task)]).build()
+    say_missing(ax, text)
+    return figure
+
+
 def say_missing(ax: Axes, text: str) -> None:
     """Write into an empty panel what is missing."""
-    ax.set(xticks=[], yticks=[])
-    ax.grid(visible=False)
+    ax.set_axis_off()
     ax.text(0.5, 0.5, wrap(text, 50), transform=ax.transAxes, ha="center", va="center", color=GREY)
 
 

@@ -9,12 +9,13 @@ from bench.figures.labels import LABEL_SIZE, spread_out
 from bench.figures.style import (
     GREY,
     Page,
+    Style,
+    empty_figure,
     family_legend,
     family_style,
     line_style,
     log_axis,
     marker_style,
-    say_missing,
     text_colour,
     text_size,
     wrap,
@@ -43,9 +44,7 @@ def draw_throughput(task: TaskResults) -> Figure:
             notes.append(f"Not shown at batch size {', '.join(lost)}: {cell.name}: {cell.why}")
     title = f"{task.name}: throughput against batch size"
     if not lines:
-        figure, (ax,) = Page(title, panel_height=2.0).build()
-        say_missing(ax, "No throughput in the records.")
-        return figure
+        return empty_figure(title, "No throughput in the records.", task)
     texts = [wrap(cell.name, LABEL_WIDTH) for cell, _ in lines]
     sizes = [text_size(text, LABEL_SIZE) for text in texts]
     several = any(len(cell.seeds) > 1 for cell, _ in lines)
@@ -87,12 +86,14 @@ def _draw_line(ax: Axes, cell: Cell, sweep: list[tuple[int, Estimate]]) -> None:
 
 def _label_ends(ax: Axes, lines: list[Line], texts: list[str], heights: list[float]) -> None:
     """Write each line's name to the right of the panel, tied to its last point."""
+    last = max(size for _, sweep in lines for size, _ in sweep)
     ends = [(sweep[-1][0], sweep[-1][1].value or 0.0) for _, sweep in lines]
     pixels = [ax.transData.transform(end) for end in ends]
     centres = spread_out([y for _, y in pixels], heights, ax.bbox.y0 - 4, ax.bbox.y1 + 4)
     for (cell, _), end, pixel, text, centre in zip(lines, ends, pixels, texts, centres, strict=True):
         offset = (ax.bbox.x1 + GAP - pixel[0], centre - pixel[1])
-        arrow = {"arrowstyle": "-", "color": GREY, "linewidth": 0.6, "shrinkA": 1, "shrinkB": 5, "relpos": (0, 0.5)}
+        arrow: Style = {"arrowstyle": "-", "color": GREY, "linewidth": 0.6, "relpos": (0, 0.5)}
+        arrow |= {"shrinkA": 1, "shrinkB": 5, "linestyle": "-" if end[0] == last else (0, (2, 3))}
         ax.annotate(
             text, end, xytext=offset, textcoords="offset points", ha="left", va="center", size=LABEL_SIZE,
             color=text_colour(cell.family), arrowprops=arrow, annotation_clip=False, linespacing=1.15,

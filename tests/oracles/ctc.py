@@ -17,5 +17,6 @@ def string_probabilities(log_probs):
     """Return {collapsed string: probability} for log_probs [f][v], summed over all v^f alignments."""
     total = defaultdict(float)
     for alignment in itertools.product(range(len(log_probs[0])), repeat=len(log_probs)):
-        total[collapse(alignment)] += math.exp(sum(row[symbol] for row, symbol in zip(log_probs, alignment, strict=True)))
+        log_prob = sum(row[symbol] for row, symbol in zip(log_probs, alignment, strict=True))
+        total[collapse(alignment)] += math.exp(log_prob)
     return dict(total)
