@@ -10,7 +10,7 @@ from bench.results import SPEED, TaskResults
 BUDGET_TOLERANCE = 0.02
 """Training budgets that differ by less count as equal: the last batch may overshoot."""
 BUSY = 10.0
-"""Share of the CPU, in %, above which other processes make times doubtful."""
+"""Share of a CPU core, in %, above which other processes make times doubtful."""
 
 
 def protocol(task: TaskResults) -> list[str]:
@@ -88,8 +88,11 @@ def _warnings(task: TaskResults, speed: list[Record]) -> list[str]:
         )
     foreign = [r.value for r in speed if r.metric == "foreign_cpu" and r.value is not None]
     if foreign:
-        line = f"Other processes used up to {max(foreign):.1f} % of the CPU while timing."
+        line = f"Other processes used up to {max(foreign):.1f} % of a CPU core while timing."
         lines.append(line + (" Times are doubtful." if max(foreign) > BUSY else ""))
+    tied = [r.value for r in speed if r.metric == "tied_outputs" and r.value]
+    if tied:
+        lines.append(f"Up to {max(tied):.0f} timed outputs of a cell differ from the scored ones at an equal score.")
     failed = sum(bool(cell.problems) for cell in task.cells)
     if failed:
         lines.append(f"{failed} of {len(task.cells)} cells failed in whole or in part.")

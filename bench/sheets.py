@@ -169,7 +169,7 @@ def _latency(task: TaskResults, names: list[str], notes: Notes) -> Sheet:
         row = [show(cell.smallest_batch(f"latency_{p}"), significant, notes) for p in percentiles]
         row += [show(cell.smallest_batch("seconds_per_sentence", part), significant, notes) for part in PARTS]
         for metric in ("encoder_passes", "decoder_passes", "tokens_per_pass", "iterations"):
-            row.append(show(cell.smallest_batch(metric), fixed(1), notes))
+            row.append(show(cell.smallest_batch(metric), significant, notes))
         rows.append(_names(cell) + row)
     return Sheet("Latency, time of each part and passes, at the smallest batch size", names + header, rows, len(names))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,20 +16,29 @@ from bench.figures.style import Page, empty_figure, family_legend, family_style,
 from bench.protocol import conditions
 from bench.results import Cell, TaskResults
 
-COLUMNS = ("task", "system", "data", "settings", "seed", "sentence", "round", "milliseconds")
+COLUMNS = ("task", "system", "data", "settings", "sentence", "milliseconds")
 LABEL_WIDTH = 34
 ROW = 0.34
 """Inches per cell."""
 MIN_FOR_P95 = 130
 """Sentences that carry a 95th percentile at 99 % confidence."""
 
-Sample = npt.NDArray[np.float64]
-Samples = Mapping[tuple[str, str, str, str], Sample]
-"""Milliseconds of each sentence by task, system, data and settings."""
+
+@dataclass(frozen=True)
+class Sample:
+    """The times of a cell, pooled over sentences, rounds and seeds, as the percentiles of the records are."""
+
+    milliseconds: npt.NDArray[np.float64]
+    num_sentences: int
+    """Distinct sentences: timing one again adds nothing to what carries a percentile."""
+
+
+Samples = Mapping[tuple[str, ...], Sample]
+"""By task, system, data and settings."""
 
 
 def read_latencies(path: Path) -> Samples:
-    """Return the latency of each sentence, the median over rounds; sentences of several seeds stand side by side.
+    """Return the raw times of each cell.
 
     Raises:
         ValueError: the file is not a table of latencies.
@@ -40,14 +50,17 @@ def read_latencies(path: Path) -> Samples:
     missing = [name for name in COLUMNS if name not in table.columns]
     if missing:
         raise ValueError(f"{path}: not a table of latencies (no column {', '.join(missing)})")
-    times = pd.to_numeric(table["milliseconds"], errors="coerce")
-    if not (np.isfinite(times) & (times > 0)).all():
-        line = int((~(np.isfinite(times) & (times > 0))).to_numpy().argmax()) + 2
-        raise ValueError(f"{path}:{line}: milliseconds is {table['milliseconds'].iloc[line - 2]!r}, no positive number")
+    times = pd.to_numeric(table["milliseconds"], errors="coerce").to_numpy(dtype=np.float64)
+    bad = ~(np.isfinite(times) & (times > 0))
+    if bad.any():
+        row = int(bad.argmax())
+        raise ValueError(f"{path}:{row + 2}: milliseconds is {table['milliseconds'][row]!r}, no positive number")
     table["milliseconds"] = times
-    of_sentence = table.groupby([*COLUMNS[:6]], sort=False)["milliseconds"].median().reset_index()
-    groups = of_sentence.groupby([*COLUMNS[:4]], sort=False)["milliseconds"]
-    return {tuple(map(str, key)): rows.to_numpy(dtype=np.float64) for key, rows in groups}  # type: ignore[misc]
+    groups = table.groupby(list(COLUMNS[:4]), sort=False)
+    return {
+        tuple(map(str, key)): Sample(rows["milliseconds"].to_numpy(), rows["sentence"].nunique())
+        for key, rows in groups
+    }
 
 
 def draw_latency(task: TaskResults, samples: Samples | None) -> Figure:
@@ -101,15 +114,16 @@ def _style(cell: Cell) -> tuple[str, str]:
 
 def _draw_box(ax: Axes, row: int, cell: Cell, sample: Sample) -> list[float]:
     edge, face = _style(cell)
-    tails = (5, 95) if len(sample) >= MIN_FOR_P95 else (0, 100)
-    low, q1, median, q3, high = (float(v) for v in np.percentile(sample, [tails[0], 25, 50, 75, tails[1]]))
+    tails = (5, 95) if sample.num_sentences >= MIN_FOR_P95 else (0, 100)
+    points = np.percentile(sample.milliseconds, [0, tails[0], 25, 50, 75, tails[1], 100])
+    fastest, low, q1, median, q3, high, slowest = map(float, points)
     ax.hlines(row, low, high, color=edge, linewidth=1.4, zorder=2)
     ax.vlines([low, high], row - 0.12, row + 0.12, color=edge, linewidth=1.4, zorder=2)
     ax.barh(row, q3 - q1, left=q1, height=0.5, facecolor=face, edgecolor=edge, linewidth=1.5, zorder=3)
     ax.vlines(median, row - 0.25, row + 0.25, color="white" if face == edge else edge, linewidth=2.0, zorder=4)
-    beyond = sample[(sample < low) | (sample > high)]
-    ax.plot(beyond, np.full(len(beyond), row), linestyle="none", marker=".", markersize=3, color=edge, alpha=0.5)
-    return [float(sample.min()), float(sample.max())]
+    if tails != (0, 100):
+        ax.plot([fastest, slowest], [row, row], linestyle="none", marker=".", markersize=4, color=edge, zorder=2)
+    return [fastest, slowest]
 
 
 def _draw_percentiles(ax: Axes, row: int, cell: Cell) -> list[float]:
@@ -123,15 +137,16 @@ def _draw_percentiles(ax: Axes, row: int, cell: Cell) -> list[float]:
 
 
 def _notes(task: TaskResults, cells: list[Cell], raw: Mapping[int, Sample | None]) -> list[str]:
-    counts = sorted({len(sample) for sample in raw.values() if sample is not None})
+    counts = sorted({sample.num_sentences for sample in raw.values() if sample is not None})
     notes = []
     if counts:
-        tails = "5 to 95 %, dots beyond" if counts[-1] >= MIN_FOR_P95 else "all sentences"
+        tails = "5 to 95 %; dots: fastest and slowest" if counts[-1] >= MIN_FOR_P95 else "fastest to slowest"
         if counts[0] < MIN_FOR_P95 <= counts[-1]:
-            tails = f"5 to 95 %, dots beyond; all sentences where they are fewer than {MIN_FOR_P95}"
+            tails += f"; fastest to slowest where there are fewer than {MIN_FOR_P95} sentences"
         number = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-        notes.append(f"{number} sentences, each the median over rounds. Line: median; box: middle half.")
-        notes[-1] += f" Whiskers: {tails}."
+        notes.append(
+            f"{number} sentences, each timed in every round. Line: median; box: middle half; whiskers: {tails}."
+        )
     if any(raw[id(cell)] is None for cell in cells):
         notes.append("Where there are no raw times: marker at the 50th percentile, ticks at the 90th and the 95th.")
     notes += [f"Not shown: {cell.name}: {cell.why}" for cell in task.cells if cell not in cells]

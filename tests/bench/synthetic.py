@@ -93,6 +93,8 @@ def _speed(add: Any, cell: Spec, batch_sizes: Sequence[int], references: dict[st
         add("encoder_passes", 1.0, **at)
         add("decoder_passes", cell.passes, **at)
         add("tokens_per_pass", 11 / cell.passes, **at)
+        add("iterations", cell.passes, **at)
+        add("tied_outputs", 0.0, "sentences", n=160, **at)
         add("foreign_cpu", rng.uniform(0, 4), "%", **at)
     at = {"settings": cell.settings, "batch_size": 1}
     for name, factor in {"p50": 1.0, "p90": 1.3, "p95": 1.45}.items():

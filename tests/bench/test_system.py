@@ -156,7 +156,8 @@ def run_refused(suite, folder):
     """Run a suite that must be refused; nothing may be left of it."""
     ended = subprocess.run(
         [sys.executable, "-m", "bench", "run", str(suite), "--out", "out", "--store", "store"],
-        cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120, check=False,
+        cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120,
+        check=False,
     )  # fmt: skip
     assert ended.returncode == 3, ended.stderr
     assert "Traceback" not in ended.stderr
