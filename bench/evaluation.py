@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,11 @@ def run(spec: dict[str, Any], folder: Path, parents: dict[str, Path], progress: 
     if likelihoods is not None:
         lengths = np.array([len(p.target) for p in pairs])
         possible = np.isfinite(likelihoods)
-        scores.append(perplexity(likelihoods[possible], lengths[possible], bootstrap_samples=config.bootstrap_samples))
+        if possible.any():
+            value = perplexity(likelihoods[possible], lengths[possible], bootstrap_samples=config.bootstrap_samples)
+            # What the model cannot produce at all is left out of the mean, and said.
+            left_out = f"|impossible:{len(possible) - possible.sum()}" if not possible.all() else ""
+            scores.append(replace(value, signature=value.signature + left_out))
     write_json(folder / "scores.json", [asdict(s) for s in scores])
 
 

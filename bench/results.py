@@ -44,7 +44,7 @@ SPEED = (
     *("tokens_per_second", "sentences_per_second", "speedup", "seconds_per_sentence", "real_time_factor"),
     *("latency_p50", "latency_p90", "latency_p95", "latency_p99", "peak_memory", "flops", "foreign_cpu"),
     *("tied_outputs",),
-    *("encoder_passes", "decoder_passes", "tokens_per_pass", "aup", "iterations", "roofline_fraction", "tied_outputs"),
+    *("encoder_passes", "decoder_passes", "tokens_per_pass", "aup", "iterations", "roofline_fraction"),
 )
 
 

@@ -60,12 +60,14 @@ def run(spec: dict[str, Any], folder: Path, parents: dict[str, Path], progress: 
     """Train one model; write `model.safetensors` and `training.json`.
 
     Raises:
-        StepFailure: the loss became NaN or infinite.
+        StepFailure: the loss became NaN or infinite, or there is no target token to train on.
     """
     config = TrainConfig(**spec["train"])
     data = PreparedData(parents["data"])
     family = load_family(spec["family"])
     pairs = training_pairs(data, parents.get("targets"))
+    if not any(pair.target for pair in pairs):
+        raise StepFailure("every training target is empty: the teacher has learned nothing")
     task = build_task(spec["task"], spec["task_config"])
     dev = data.examples("dev")[: config.dev_sentences]
     dev_pairs = data.encode(dev)

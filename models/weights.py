@@ -22,7 +22,7 @@ def fill(model: Model, weights: dict[str, Tensor]) -> None:
     """Copy `weights`, as `weights_of` names them, into the model.
 
     Raises:
-        ValueError: `weights` lacks tensors of the model or holds others.
+        ValueError: `weights` lacks tensors of the model, holds others, or one has another shape.
     """
     own = weights_of(model)
     if own.keys() != weights.keys():
@@ -31,4 +31,6 @@ def fill(model: Model, weights: dict[str, Tensor]) -> None:
             f"unknown {sorted(weights.keys() - own.keys())}"
         )
     for name, tensor in own.items():
+        if tensor.shape != weights[name].shape:
+            raise ValueError(f"{name} has shape {tuple(weights[name].shape)}, the model's is {tuple(tensor.shape)}")
         tensor.copy_(weights[name])

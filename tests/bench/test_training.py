@@ -142,6 +142,13 @@ def test_students_train_on_distilled_targets(data, tmp_path):
         training.training_pairs(training.PreparedData(data), targets)
 
 
+def test_targets_without_a_token_are_refused_instead_of_trained_on_forever(data, tmp_path):
+    (tmp_path / "targets").mkdir()
+    (tmp_path / "targets" / "targets.jsonl").write_text("[]\n" * 120)
+    with pytest.raises(StepFailure, match="every training target is empty"):
+        train(tmp_path / "run", data, tiny.spec(), targets=tmp_path / "targets")
+
+
 class FixedScores:
     """Stands in for development-set decoding: the n-th call gives the n-th score."""
 

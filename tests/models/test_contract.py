@@ -120,6 +120,10 @@ def test_weights_survive_a_round_trip_through_a_file(name, tmp_path):
     assert decode(model, sources, settings) == decode(other, sources, settings)
     with pytest.raises(ValueError, match="missing"):
         fill(other, {})
+    weights = weights_of(model)
+    name, tensor = next((k, w) for k, w in weights.items() if w.ndim == 1)
+    with pytest.raises(ValueError, match=rf"{name} has shape \(1,\)"):
+        fill(other, weights | {name: tensor[:1]})  # would broadcast
 
 
 @pytest.mark.parametrize(("name", "options"), CASES)
