@@ -62,9 +62,12 @@ def write_records(path: Path, records: Iterable[Record]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
+        # Before Python 3.13 the writer does not see that a carriage return needs quotes.
+        quoting_writer = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
         writer.writerow(FIELDS)
         for record in records:
-            writer.writerow([_to_cell(getattr(record, name)) for name in FIELDS])
+            cells = [_to_cell(getattr(record, name)) for name in FIELDS]
+            (quoting_writer if any("\r" in cell for cell in cells) else writer).writerow(cells)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)

@@ -93,7 +93,7 @@ def escape(text: str) -> str:
     text = re.sub(r"[\x00-\x1f\x7f\u2028\u2029]+", " ", text)
     text = re.sub(r"([\\`*<>|$~&])", r"\\\1", text)
     text = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)
-    return re.sub(r"\](?=[(\[:])", r"\\]", text)
+    return re.sub(r"\](?=[(\[])", r"\\]", text)
 
 
 def _code(text: str) -> str:

@@ -40,4 +40,4 @@ def write_figures(results_dir: Path) -> list[Path]:
 def file_name(task: str) -> str:
     """Return a name for the files of `task`: its own if it can be one, else one that no other task has."""
     safe = re.sub(r"[^\w.-]+", "_", task, flags=re.ASCII).strip(".")[:60]
-    return safe if safe == task else f"{safe}-{hashlib.sha256(task.encode()).hexdigest()[:8]}"
+    return safe if safe and safe == task else f"{safe}-{hashlib.sha256(task.encode()).hexdigest()[:8]}"

@@ -161,12 +161,15 @@ def _take_turns(candidates: list[_Candidates], order: Sequence[int]) -> tuple[fl
 
 
 def neighbours(points: Sequence[tuple[float, float]], distance: float) -> list[list[int]]:
-    """Group points that lie within `distance` of each other, directly or over others; each group from left to right."""
+    """Group points so that all of a group lie within `distance` of each other; each group from left to right."""
     groups: list[list[int]] = []
-    for i, point in enumerate(points):
-        near = [group for group in groups if any(math.dist(point, points[j]) < distance for j in group)]
-        groups = [group for group in groups if group not in near] + [[i, *(j for group in near for j in group)]]
-    return [sorted(group, key=lambda j: (*points[j], j)) for group in groups]
+    for i in sorted(range(len(points)), key=lambda i: (*points[i], i)):
+        near = [group for group in groups if all(math.dist(points[i], points[j]) < distance for j in group)]
+        if near:
+            near[-1].append(i)
+        else:
+            groups.append([i])
+    return groups
 
 
 def label_points(

@@ -123,6 +123,9 @@ def _draw(task: TaskResults, *, direct: bool) -> Figure | None:
             say_missing(ax, f"No cell has quality and a speed-up at batch size {size}.")
             continue
         _limits(ax, [dot for other in panels for dot in other], lower_is_better=bool(info.lower_is_better))
+        low, high = sorted(ax.get_ylim())
+        possible = (max(low, 0.0), min(high, 100.0 if info.unit == "%" else high))
+        ax.set_yticks([tick for tick in ax.get_yticks() if possible[0] <= tick <= possible[1]])
         lines = _front(ax, dots, lower_is_better=bool(info.lower_is_better))
         _points(ax, dots)
         fits = label_points(

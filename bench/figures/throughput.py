@@ -38,10 +38,11 @@ def draw_throughput(task: TaskResults) -> Figure:
         sweep = [(size, cell.get("tokens_per_second", size)) for size in task.batch_sizes]
         good = [(size, rate) for size, rate in sweep if rate.value]
         lost = [str(size) for size, rate in sweep if not rate.value]
+        why = "no tokens emitted" if any(rate.value == 0 for _, rate in sweep) else cell.why
         if good:
             lines.append((cell, good))
         if lost:
-            notes.append(f"Not shown at batch size {', '.join(lost)}: {cell.name}: {cell.why}")
+            notes.append(f"Not shown at batch size {', '.join(lost)}: {cell.name}: {why}")
     title = f"{task.name}: throughput against batch size"
     if not lines:
         return empty_figure(title, "No throughput in the records.", task)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bench.records import FIELDS, STATUSES, Record, read_records, write_records
@@ -23,7 +23,9 @@ RECORD = st.builds(
 )
 
 
-@given(st.lists(RECORD, max_size=4))
+@given(st.lists(RECORD, max_size=3))
+@settings(max_examples=40)
+@example([replace(records(NINE[:1])[0], reason="step 1\rstep 2\r\n")])
 def test_any_record_is_read_as_it_was_written(tmp_path_factory, rows):
     path = tmp_path_factory.getbasetemp() / "any.csv"
     write_records(path, rows)
