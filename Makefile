@@ -25,11 +25,11 @@ bench: $(READY)  ## Run a suite: results/<suite>/ with records, table and figure
 
 plots: $(READY)  ## Draw the figures again, from the records alone
 	@test -n "$(RESULTS)" || { echo "no results/*/records.csv: run 'make bench' first" >&2; exit 3; }
-	@set -e; for folder in $(RESULTS); do $(BIN)/python -m bench plot $$folder $(ARGS); done
+	$(BIN)/python -m bench plot $(RESULTS) $(ARGS)
 
 table: $(READY)  ## Write the tables again, from the records alone
 	@test -n "$(RESULTS)" || { echo "no results/*/records.csv: run 'make bench' first" >&2; exit 3; }
-	@set -e; for folder in $(RESULTS); do $(BIN)/python -m bench table $$folder $(ARGS); done
+	$(BIN)/python -m bench table $(RESULTS) $(ARGS)
 
 test: check  ## Lint, types and every test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto $(ARGS)

@@ -45,7 +45,7 @@ class Stopped(Exception):
 
 
 SuiteArgument = Annotated[Path, typer.Argument(help="Suite file (YAML).")]
-ResultsArgument = Annotated[Path, typer.Argument(help="Results folder of a suite.")]
+ResultsArgument = Annotated[list[Path], typer.Argument(help="Results folders of suites.", metavar="FOLDER...")]
 Only = Annotated[str, typer.Option(help="Only these systems: NAME,NAME (their teachers are trained, not measured).")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda; auto takes CUDA where there is one.")]
 Dtype = Annotated[str, typer.Option(help="auto, float32 or bfloat16; auto takes bfloat16 on CUDA.")]
@@ -149,22 +149,25 @@ def run(
 
 
 @app.command()
-def table(folder: ResultsArgument) -> None:
-    """Write the tables of a results folder from its records, and show them."""
-    records = _read_records(folder)
+def table(folders: ResultsArgument) -> None:
+    """Write the tables of results folders from their records, and show them."""
+    records = {folder: _read_records(folder) for folder in folders}
     from bench.tables import print_table, write_tables
 
-    write_tables(folder)
-    print_table(records, _console())
+    for folder in folders:
+        write_tables(folder)
+        print_table(records[folder], _console())
 
 
 @app.command()
-def plot(folder: ResultsArgument) -> None:
-    """Draw the figures of a results folder from its records."""
-    _read_records(folder)
+def plot(folders: ResultsArgument) -> None:
+    """Draw the figures of results folders from their records."""
+    for folder in folders:
+        _read_records(folder)
     from bench.figures import write_figures
 
-    write_figures(folder)
+    for folder in folders:
+        write_figures(folder)
 
 
 @app.command()
