@@ -117,7 +117,7 @@ def beam_search(
     """Beam search with finished hypotheses kept apart from live ones.
 
     The stepper must hold `beam` equal rows per sentence, side by side. Each step every live hypothesis is extended;
-    extensions by eos become finished, the best `beam` others stay live.
+    extensions by eos that rank among the best `beam` become finished, the best `beam` others stay live.
 
     Args:
         stepper: incremental state of b x beam rows.
@@ -158,6 +158,15 @@ def beam_search(
         total = live_score[:, :, None] + log_probs  # [m, beam, v]
 
         ended = total[:, :, EOS].clone()  # [m, beam]
+        total[:, :, EOS] = NEGATIVE
+        top, index = total.flatten(1).topk(beam, dim=1)  # [m, beam]
+        # A hypothesis finishes if its eos ranks among the best `beam` of all extensions, or if its time is up.
+        # Without the rank, short outputs win that no live hypothesis ever came near.
+        exhausted = position >= limits[rows]
+        least = torch.cat([top, ended], dim=1).topk(beam, dim=1).values[:, -1:]
+        accepted = (ended > NEGATIVE) & ((ended >= least) | exhausted[:, None])
+        finished[rows] += accepted.sum(1)
+        ended = ended.masked_fill(~accepted, NEGATIVE)
         end_value, end_beam = (ended / penalty[position]).max(1)
         better = end_value > best_score[rows]
         winners = rows[better]
@@ -166,13 +175,7 @@ def beam_search(
         chosen = torch.arange(m, device=device)[better]
         best_tokens[winners] = tokens[chosen, end_beam[better]]
 
-        total[:, :, EOS] = NEGATIVE
-        top, index = total.flatten(1).topk(min(beam, beam * v), dim=1)  # [m, beam]
-        # An eos extension counts as finished when it ranks among the best `beam` of all extensions.
-        finished[rows] += ((ended > NEGATIVE) & (ended >= top[:, -1:])).sum(1)
         source, symbol = index // v, index % v
-
-        exhausted = position >= limits[rows]
         if stopping == "exact":
             bound = top[:, 0] / penalty[limits[rows]]
             done = exhausted | (bound <= best_score[rows])

@@ -1,3 +1,4 @@
+import math
 from functools import partial
 
 import pytest
@@ -188,3 +189,23 @@ def test_row_seeds_ignore_padding_and_see_order():
     assert seeds[0] == seeds[1]
     assert seeds[0] != seeds[2]
     assert row_seeds(src, torch.tensor([2, 2, 2]), 2)[0] != seeds[0]
+
+
+def test_an_eos_that_ranks_below_the_beam_does_not_finish_a_hypothesis():
+    class LongWinded(Table):
+        @staticmethod
+        def logits(sentence, prefix):
+            row = torch.full((V,), float("-inf"))
+            first = {SYMBOLS[0]: 0.5, SYMBOLS[1]: 0.4, EOS: 0.1}
+            later = {SYMBOLS[0]: 0.48, SYMBOLS[1]: 0.42, EOS: 0.1}
+            for symbol, probability in (later if prefix else first).items():
+                row[symbol] = math.log(probability)
+            return row
+
+    # The empty output has probability 0.1, more than any other (at most 0.5 * 0.1); but eos is third of three, so a
+    # beam of two never takes it. At the limit everything ends, and the best live hypothesis wins.
+    narrow = beam_search(LongWinded([0], 2), torch.tensor([3]), 2, alpha=0.0, stopping="exact")
+    assert outputs(narrow) == [(SYMBOLS[0],) * 3]
+    assert narrow.scores.item() == pytest.approx(math.log(0.5 * 0.48 * 0.48 * 0.1))
+    wide = beam_search(LongWinded([0], 3), torch.tensor([3]), 3, alpha=0.0, stopping="exact")
+    assert outputs(wide) == [()]
