@@ -160,20 +160,15 @@ def beam_search(
         ended = total[:, :, EOS].clone()  # [m, beam]
         total[:, :, EOS] = NEGATIVE
         top, index = total.flatten(1).topk(beam, dim=1)  # [m, beam]
-        # A hypothesis finishes if its eos ranks among the best `beam` of all extensions, or if its time is up.
-        # Without the rank, short outputs win that no live hypothesis ever came near.
         exhausted = position >= limits[rows]
-        least = torch.cat([top, ended], dim=1).topk(beam, dim=1).values[:, -1:]
-        accepted = (ended > NEGATIVE) & ((ended >= least) | exhausted[:, None])
-        finished[rows] += accepted.sum(1)
-        ended = ended.masked_fill(~accepted, NEGATIVE)
+        ended = _finishing(ended, top, exhausted)
+        finished[rows] += (ended > NEGATIVE).sum(1)
         end_value, end_beam = (ended / penalty[position]).max(1)
         better = end_value > best_score[rows]
         winners = rows[better]
         best_score[winners] = end_value[better]
         best_length[winners] = position
-        chosen = torch.arange(m, device=device)[better]
-        best_tokens[winners] = tokens[chosen, end_beam[better]]
+        best_tokens[winners] = tokens[better, end_beam[better]]
 
         source, symbol = index // v, index % v
         if stopping == "exact":
@@ -191,3 +186,14 @@ def beam_search(
         tokens[:, :, position] = symbol[live]
         rows, live_score, token = rows[live], top[live], symbol[live].flatten()
     return Decoded(best_tokens[:, : int(best_length.max()) if b else 0], best_length, best_score, steps)
+
+
+def _finishing(ended: Tensor, top: Tensor, exhausted: Tensor) -> Tensor:
+    """Return the scores `ended` [m, beam] of extensions by eos, with minus infinity where they do not count.
+
+    A hypothesis finishes if its eos ranks among the best `beam` of all extensions, of which `top` [m, beam] are the
+    best others, or if its sentence is `exhausted` [m]. Without the rank, short outputs win that no live hypothesis
+    ever came near.
+    """
+    least = torch.cat([top, ended], dim=1).topk(top.shape[1], dim=1).values[:, -1:]
+    return ended.masked_fill((ended < least) & ~exhausted[:, None], NEGATIVE)
