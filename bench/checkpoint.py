@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from models.interface import DataSpec, Model
@@ -24,12 +25,17 @@ def load_model(
 
     Raises:
         LookupError: no such family.
-        ValueError: the file does not fit the model.
+        ValueError: the file is damaged or does not fit the model.
         FileNotFoundError: the folder holds no model.
     """
     family = load_family(family_name)
     model = family.model(family.config(**config), data_spec)
-    fill(model, load_file(model_folder / MODEL_FILE))
+    file = model_folder / MODEL_FILE
+    try:
+        weights = load_file(file)
+    except SafetensorError as error:
+        raise ValueError(f"{file} is damaged ({error}); remove its folder and run again") from error
+    fill(model, weights)
     return model.to(device).eval()
 
 

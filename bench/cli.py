@@ -7,6 +7,7 @@ by the verbs that need them, so that `table` and `plot` start at once and run wh
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -126,7 +127,11 @@ def run(
     from bench.tables import print_table
 
     folder = out or Path("results") / graph.suite.name
+    if out is None and (only or set_) and (folder / "records.csv").exists():
+        raise UserError(f"{folder} holds results of the whole suite; name another folder for these with --out")
     artifacts = Store(store or default_root())
+    for name, place in (("--out", folder), ("--store", artifacts.root)):
+        _check_writable(name, place)
     errors = Console(stderr=True, highlight=False)
     command = ["python", "-m", "bench", *sys.argv[1:]]
     try:
@@ -188,12 +193,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         sys.stderr.write(f"{error}\n")
         return USAGE
+    except OSError as error:
+        if not isinstance(error, PermissionError | NotADirectoryError | IsADirectoryError):
+            raise
+        sys.stderr.write(f"{error.filename}: {error.strerror}\n")
+        return USAGE
     except CellsFailed:
         return FAILED
     except Stopped as stopped:
         sys.stderr.write(f"{stopped}\n")
         return INTERRUPTED
     return GOOD
+
+
+def _check_writable(option: str, folder: Path) -> None:
+    """Refuse a folder that nothing could be written into, before any work is done for it."""
+    existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    if not existing.is_dir():
+        raise UserError(f"{option} {folder}: {existing} is not a folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"{option} {folder}: {existing} is not writable")
 
 
 def _console() -> Console:
@@ -225,6 +244,9 @@ def _read_records(folder: Path) -> list[Record]:
     if not path.is_file():
         raise UserError(f"{folder}: no records.csv here; is it the results folder of a suite?")
     try:
-        return read_records(path)
+        records = read_records(path)
     except ValueError as error:
         raise UserError(str(error)) from error
+    if not records:
+        raise UserError(f"{path}: no records; run the suite again")
+    return records

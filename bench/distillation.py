@@ -21,6 +21,8 @@ def run(spec: dict[str, Any], folder: Path, parents: dict[str, Path], progress: 
 
     Equal sources are decoded once. Work is kept in shards, so a killed run resumes at the last finished one.
     """
+    if (folder / "distillation.json").exists():
+        return  # killed when all was done but the artifact's last move
     config = DistillConfig(**spec["distill"])
     data = PreparedData(parents["data"])
     family = load_family(spec["family"])

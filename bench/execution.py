@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,6 +61,16 @@ def find_resources(conditions: Conditions, jobs: int | None) -> Resources:
     return Resources(conditions.cores, gpus, jobs)
 
 
+def forget_failed(store: Store, measures: Iterable[Step]) -> None:
+    """Drop finished measurements in which something failed, so that this run takes them again."""
+    for step in measures:
+        file = store.path(*step.id) / "measurements.json"
+        if file.exists():
+            rows = json.loads(file.read_text(encoding="utf-8"))["measurements"]
+            if any(row.get("status") in FAILURES for row in rows):
+                store.discard(*step.id)
+
+
 def execute(
     graph: Graph, store: Store, display: Display, folder: Path, command: Sequence[str], jobs: int | None = None
 ) -> Result:
@@ -76,6 +87,7 @@ def execute(
             raise DataError("\n".join(unusable))
         runner.run(graph.work)
         measures = graph.measures(lambda step: runner.outcomes[step.id].status == "ok")
+        forget_failed(store, measures.values())
         runner.run(measures.values())
     records = write_results(Collector(graph, runner.outcomes, measures, store), folder, command)
     steps = [*graph.prepares, *graph.work, *measures.values()]

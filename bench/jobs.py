@@ -159,7 +159,7 @@ def environment(threads: int, gpu: str | None, base: Mapping[str, str] = os.envi
         "PYTHONHASHSEED": "0",
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
-        # Waiting threads sleep: spinning ones would take the cores from the steps beside.
+        # Waiting threads sleep: spinning ones make a run crawl as soon as any other process wants a core.
         "OMP_WAIT_POLICY": "PASSIVE",
         # glibc returns freed blocks above 128 KiB to the system, and each new activation then costs page faults. Keep
         # them: tens of MiB that live for one training step come back in the next.

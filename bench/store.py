@@ -13,6 +13,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -66,12 +67,17 @@ class Store:
                 leftover.unlink()
             make(work)
             for file in sorted(work.rglob("*")):
-                _fsync(file)
-            _fsync(work)
+                flush(file)
+            flush(work)
             final.parent.mkdir(parents=True, exist_ok=True)
             work.rename(final)
-            _fsync(final.parent)
+            flush(final.parent)
             return True
+
+    def discard(self, kind: str, key: str) -> None:
+        """Remove a complete artifact, so that it is made again."""
+        with self.lock(f"{kind}-{key}"):
+            shutil.rmtree(self.path(kind, key), ignore_errors=True)
 
     @contextmanager
     def lock(self, name: str, *, shared: bool = False) -> Iterator[None]:
@@ -86,7 +92,8 @@ class Store:
             yield
 
 
-def _fsync(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Wait until what was written to `path`, a file or a folder, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -140,9 +147,11 @@ def _module_code(name: str, packages: tuple[str, ...]) -> tuple[str, tuple[str, 
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             imports += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            imports.append(node.module)
-            imports += [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = "." * node.level + (node.module or "")
+            module = importlib.util.resolve_name(base, spec.parent)
+            imports.append(module)
+            imports += [f"{module}.{alias.name}" for alias in node.names]
     return hashlib.sha256(_dump(tree).encode()).hexdigest(), tuple(
         sorted({i for i in imports if i.split(".")[0] in packages and _is_module(i)})
     )

@@ -26,6 +26,7 @@ from bench.distillation import read_targets
 from bench.preparation import EncodedPair, PreparedData, build_task
 from bench.quality import selection_value
 from bench.steps import Progress, StepFailure, write_json
+from bench.store import flush
 from models.interface import DataSpec, Model
 from models.registry import load_family
 from models.weights import fill, weights_of
@@ -62,6 +63,8 @@ def run(spec: dict[str, Any], folder: Path, parents: dict[str, Path], progress: 
     Raises:
         StepFailure: the loss became NaN or infinite, or there is no target token to train on.
     """
+    if (folder / "training.json").exists():
+        return  # killed when all was done but the artifact's last move
     config = TrainConfig(**spec["train"])
     data = PreparedData(parents["data"])
     family = load_family(spec["family"])
@@ -227,6 +230,7 @@ class Trainer:
             tensors |= {f"optimizer.{i}.{k}": v for k, v in moments.items()}
         temporary = self.folder / f"{CHECKPOINT}.tmp"
         save_file(tensors, temporary, metadata={"state": json.dumps(asdict(self.state))})
+        flush(temporary)
         temporary.replace(self.folder / CHECKPOINT)
 
     def _resume(self) -> None:
@@ -281,7 +285,7 @@ def learning_rate(config: TrainConfig, share: float) -> float:
 def finish(trainer: Trainer, data: DataSpec, metric: str) -> None:
     """Choose between the best snapshot and the average, write the artifact and drop what only resuming needed."""
     snapshots = trainer.snapshots()
-    best_score, chosen = max(snapshots, key=lambda s: s[0])
+    best_score, chosen = max(reversed(snapshots), key=lambda s: s[0])  # among equals the latest
     averaged = len(snapshots) if trainer.config.average == "best" else min(len(snapshots), trainer.config.average_count)
     choice = "best"
     score = best_score

@@ -128,8 +128,8 @@ def prefix_beam_search(log_probs: Tensor, frames: Tensor, beam: int) -> tuple[Te
     b, f, v = log_probs.shape
     device = log_probs.device
     beam = max(beam, 1)
-    # Extending by more than the `beam` best symbols of a frame can matter only to an exhaustive search.
-    width = min(beam + 1, v - 1)
+    # New prefixes come from the `beam` best symbols that lead to a prefix not yet held; fewer than `beam` are held.
+    width = min(2 * beam, v - 1)
     negative = float("-inf")
     prefix = torch.full((b, beam, f), PAD, device=device)
     length = torch.zeros(b, beam, dtype=torch.long, device=device)
@@ -153,12 +153,12 @@ def prefix_beam_search(log_probs: Tensor, frames: Tensor, beam: int) -> tuple[Te
         source = torch.where(choice[:, None, :] == last[:, :, None], blank_score[:, :, None], total[:, :, None])
         grow = source + top[:, None, :]  # [b, beam, w]
         grow_code = _extend(code[:, :, None], choice[:, None, :])
-        # 3. A grown prefix that another beam already holds adds to that one instead of standing twice.
-        same = grow_code.flatten(1)[:, :, None] == code[:, None, :]  # [b, beam*w, beam]
-        same &= (total > negative)[:, None, :]
-        moved = torch.where(same, grow.flatten(1)[:, :, None], negative).logsumexp(1)  # [b, beam]
+        # 3. A grown prefix that the beam already holds adds to that one instead of standing twice.
+        held = (total > negative) & (length > 0)  # [b, beam]
+        moved = _score_of_parents(code, last, held, blank_score, total) + frame.gather(1, last)
         stay_label = torch.logaddexp(stay_label, moved)
-        grow = torch.where(same.any(-1).view_as(grow), negative, grow)
+        known = (grow_code.flatten(1)[:, :, None] == code[:, None, :]) & held[:, None, :]  # [b, beam*w, beam]
+        grow = torch.where(known.any(-1).view_as(grow), negative, grow)
         # 4. The best `beam` of both kinds go on.
         stay = torch.logaddexp(stay_blank, stay_label)
         best, index = torch.cat([stay, grow.flatten(1)], dim=1).topk(beam, dim=1)
@@ -186,6 +186,16 @@ def prefix_beam_search(log_probs: Tensor, frames: Tensor, beam: int) -> tuple[Te
     lengths = length[rows, winner]
     longest = int(lengths.max()) if b else 0
     return prefix[rows, winner, :longest], lengths, best
+
+
+def _score_of_parents(code: Tensor, last: Tensor, held: Tensor, blank_score: Tensor, total: Tensor) -> Tensor:
+    """Return for each prefix of a beam [b, beam] the score with which shorter ones can grow into it, symbol apart.
+
+    Asked for all pairs, not only for the best symbols of a frame: the symbol between two held prefixes can be any.
+    """
+    child = _extend(code[:, :, None], last[:, None, :]) == code[:, None, :]  # [b, parent, child]
+    before = torch.where(last[:, None, :] == last[:, :, None], blank_score[:, :, None], total[:, :, None])
+    return torch.where(child & held[:, None, :], before, float("-inf")).logsumexp(1)
 
 
 def _extend(code: Tensor, symbol: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from bench import plan as plan_module
 from bench.cli import main
 from bench.graph import build_graph
 from bench.plan import count_parameters, make_plan
-from bench.records import read_records
+from bench.records import read_records, write_records
 from bench.steps import MODULES
 from bench.store import Store
 from bench.suite import load_suite
@@ -290,3 +290,38 @@ def test_table_and_plot_do_not_import_torch():
 def test_schema_is_json(capsys):
     assert main(["schema"]) == 0
     assert json.loads(capsys.readouterr().out)["title"] == "natbench suite"
+
+
+def test_part_of_a_suite_never_replaces_the_results_of_the_whole(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    suite = tmp_path / "s.yaml"
+    suite.write_text(
+        "name: s\ntasks: [dates]\ntrain: {budget: {target_tokens: 10}}\n"
+        "systems: [{name: a, family: ctc}, {name: b, family: ctc}]\n"
+    )
+    (tmp_path / "results" / "s").mkdir(parents=True)
+    (tmp_path / "results" / "s" / "records.csv").write_text("kept")
+    for part in (["--only", "a"], ["--set", "train.budget.target_tokens=5"]):
+        assert main(["run", str(suite), *part]) == 3
+        assert "--out" in capsys.readouterr().err
+    assert (tmp_path / "results" / "s" / "records.csv").read_text() == "kept"
+
+
+@pytest.mark.parametrize("option", ["--out", "--store"])
+def test_a_place_that_is_no_folder_is_refused_before_anything_runs(option, tmp_path, capsys):
+    suite = tmp_path / "s.yaml"
+    suite.write_text(
+        "name: s\ntasks: [dates]\ntrain: {budget: {target_tokens: 10}}\nsystems: [{name: a, family: ctc}]\n"
+    )
+    (tmp_path / "file").write_text("")
+    places = {"--out": tmp_path / "out", "--store": tmp_path / "store"} | {option: tmp_path / "file" / "below"}
+    assert main(["run", str(suite), *(str(x) for pair in places.items() for x in pair)]) == 3
+    assert capsys.readouterr().err.strip() == f"{option} {tmp_path}/file/below: {tmp_path}/file is not a folder"
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "store").exists()
+
+
+def test_records_without_a_row_are_refused(tmp_path, capsys):
+    write_records(tmp_path / "records.csv", [])
+    assert main(["plot", str(tmp_path)]) == 3
+    assert "no records" in capsys.readouterr().err

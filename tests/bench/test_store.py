@@ -158,3 +158,17 @@ def test_the_variable_chooses_the_store(monkeypatch, tmp_path):
     assert default_root() == tmp_path
     monkeypatch.delenv("NATBENCH_STORE")
     assert default_root() == Path.home() / ".cache" / "natbench" / "store"
+
+
+def test_a_relative_import_counts_in_the_fingerprint(tmp_path, monkeypatch):
+    package = tmp_path / "relative_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "family.py").write_text("from .helper import value\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    prints = []
+    for value in (1, 2):
+        (package / "helper.py").write_text(f"value = {value}\n")
+        store._module_code.cache_clear()
+        prints.append(store.code_fingerprint(["relative_package.family"]))
+    assert prints[0] != prints[1]

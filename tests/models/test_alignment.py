@@ -129,3 +129,16 @@ def test_prefix_beam_does_not_depend_on_the_batch():
     for i in range(4):
         alone, n, _ = prefix_beam_search(log_probs[i : i + 1, : frames[i]], frames[i : i + 1], beam=3)
         assert alone[0, : n[0]].tolist() == tokens[i, : lengths[i]].tolist()
+
+
+def test_prefix_beam_merges_into_a_held_prefix_whatever_the_rank_of_its_symbol():
+    # After the first frame the beam of two holds "a" (0.55) and "" (0.45). In the second, "a" is only fourth, yet ""
+    # grows into the held "a" by it: 0.55 * (0.24 + 0.18) + 0.45 * 0.18 = 0.312.
+    log_probs = torch.full((1, 2, NUM_SPECIAL + 4), float("-inf"))
+    for symbol, probability in {A: 0.55, BLANK: 0.45}.items():
+        log_probs[0, 0, symbol] = math.log(probability)
+    for symbol, probability in {B: 0.20, C: 0.19, C + 1: 0.19, A: 0.18, BLANK: 0.24}.items():
+        log_probs[0, 1, symbol] = math.log(probability)
+    tokens, lengths, scores = prefix_beam_search(log_probs, torch.tensor([2]), beam=2)
+    assert tokens[0, : lengths[0]].tolist() == [A]
+    assert scores.exp().item() == pytest.approx(0.312)
