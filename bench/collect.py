@@ -201,7 +201,7 @@ def version_of(distribution: str) -> str | None:
 
 
 def git_state(folder: Path = Path(bench.__file__).parent) -> dict[str, Any] | None:
-    """Return the commit of the checkout that holds the code and whether code or suites have changes, or None."""
+    """Return the commit of the checkout that holds the code and whether it has changes, results apart; or None."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(folder), *arguments]
@@ -209,7 +209,7 @@ def git_state(folder: Path = Path(bench.__file__).parent) -> dict[str, Any] | No
 
     try:
         git("ls-files", "--error-unmatch", ".")  # installed inside somebody else's checkout is not from it
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", ":/bench", ":/models", ":/suites"))}
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", ":/", ":(exclude,top)results"))}
     except (OSError, subprocess.CalledProcessError):
         return None
 

@@ -259,3 +259,7 @@ def test_the_state_of_the_checkout_is_told(tmp_path):
     assert not state["dirty"]
     (tmp_path / "file").write_text("2")
     assert git_state(tmp_path) == {"commit": state["commit"], "dirty": True}
+    git("checkout", "file")
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "new").write_text("")
+    assert not git_state(tmp_path)["dirty"], "results of a run are no change of the code"
