@@ -209,7 +209,10 @@ def git_state(folder: Path = Path(bench.__file__).parent) -> dict[str, Any] | No
 
     try:
         git("ls-files", "--error-unmatch", ".")  # installed inside somebody else's checkout is not from it
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", ":/", ":(exclude,top)results"))}
+        return {
+            "commit": git("rev-parse", "HEAD"),
+            "dirty": bool(git("status", "--porcelain", "--", ":/", ":(exclude,top)results")),
+        }
     except (OSError, subprocess.CalledProcessError):
         return None
 
