@@ -37,7 +37,9 @@ class Checkout:
         self.python.chmod(0o755)
 
     def make(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
+        # Variables given to the `make` that runs these tests must not reach the one under test.
+        own = ("MAKE", "MFLAGS", "ARGS", "SUITE", "RESULTS", "PYTHON")
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(own)}
         command = ["make", f"PYTHON={self.python}", *arguments]
         return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False)
 
