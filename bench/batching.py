@@ -15,7 +15,8 @@ def collate(pairs: Sequence[EncodedPair]) -> Batch:
     """Pad `pairs` into one batch; every side is at least one position wide."""
     src, src_len = pad([p.source for p in pairs])
     tgt, tgt_len = pad([p.target for p in pairs])
-    return Batch(src, src_len, tgt, tgt_len)
+    labels = pad([p.labels or [] for p in pairs])[0] if any(p.labels is not None for p in pairs) else None
+    return Batch(src, src_len, tgt, tgt_len, labels)
 
 
 def pad(rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:

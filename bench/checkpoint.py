@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from bench.steps import role_key
 from models.interface import DataSpec, Model
 from models.registry import load_family
 from models.weights import fill
@@ -37,6 +38,20 @@ def load_model(
         raise ValueError(f"{file} is damaged ({error}); remove its folder and run again") from error
     fill(model, weights)
     return model.to(device).eval()
+
+
+def load_companions(
+    descriptions: dict[str, Any],
+    data_spec: DataSpec,
+    parents: dict[str, Path],
+    device: torch.device | str,
+    cell: int | str = "",
+) -> dict[str, Model]:
+    """Return the companions that a step's spec describes, by role; see `bench.steps`."""
+    return {
+        role: load_model(d["family"], d["config"], data_spec, parents[role_key(role, cell)], device)
+        for role, d in descriptions.items()
+    }
 
 
 @contextmanager

@@ -226,6 +226,8 @@ def _columns(cell: CellSteps) -> dict[str, Any]:
 def _to_json(value: Any) -> Any:
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
+    if isinstance(value, frozenset):
+        return sorted(value)
     assert is_dataclass(value)
     assert not isinstance(value, type)
     return asdict(value)

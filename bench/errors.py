@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from rapidfuzz import process
+from rapidfuzz.distance import DamerauLevenshtein
 
 
 class UserError(Exception):
@@ -15,5 +16,8 @@ class DataError(UserError):
 
 def nearest(name: str, allowed: Iterable[str]) -> str:
     """Return "; did you mean 'X'?" for the closest allowed name, else an empty string."""
-    match = process.extractOne(name, list(allowed), score_cutoff=60)
+    names = list(allowed)
+    # First a slip of the fingers, then an abbreviation: else 'cct' would be nearer to 'insertion' than to 'ctc'.
+    match = process.extractOne(name, names, scorer=DamerauLevenshtein.normalized_similarity, score_cutoff=0.55)
+    match = match or process.extractOne(name, names, score_cutoff=60)
     return f"; did you mean {match[0]!r}?" if match else ""

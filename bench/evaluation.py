@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from bench.batching import collate
-from bench.checkpoint import inference, load_model
+from bench.checkpoint import inference, load_companions, load_model
 from bench.configs import QualityConfig
 from bench.decoding import decode_corpus
 from bench.preparation import EncodedPair, PreparedData, build_task
@@ -29,6 +29,7 @@ def run(spec: dict[str, Any], folder: Path, parents: dict[str, Path], progress: 
     task = build_task(spec["task"], spec["task_config"])
     settings = load_family(spec["family"]).settings(**spec["settings"])
     model = load_model(spec["family"], spec["config"], data.data_spec, parents["model"], spec["device"])
+    model.companions = load_companions(spec["companions"], data.data_spec, parents, spec["device"])
     examples = data.examples(config.split)[: config.max_sentences]
     pairs = data.encode(examples)
     outputs = decode_corpus(
@@ -54,7 +55,8 @@ def run(spec: dict[str, Any], folder: Path, parents: dict[str, Path], progress: 
             value = perplexity(likelihoods[possible], lengths[possible], bootstrap_samples=config.bootstrap_samples)
             # What the model cannot produce at all is left out of the mean, and said.
             left_out = f"|impossible:{len(possible) - possible.sum()}" if not possible.all() else ""
-            scores.append(replace(value, signature=value.signature + left_out))
+            bound = "|upper-bound:estimated" if model.likelihood_is_bound else ""
+            scores.append(replace(value, signature=value.signature + left_out + bound))
     write_json(folder / "scores.json", [asdict(s) for s in scores])
 
 

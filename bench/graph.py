@@ -12,35 +12,20 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any
 
 from bench.preparation import build_task
-from bench.steps import MODULES, Step
-from bench.store import code_fingerprint, key_of
-from bench.suite import Cell, Suite, TaskEntry, TrainedModel
-from models.registry import family_module
+from bench.step_keys import HOUR, make_step
+from bench.steps import Step, role_key
+from bench.suite import Cell, Filled, Suite, TaskEntry, TrainedModel, model_id
+from models.registry import family_module, load_family
 
 StepId = tuple[str, str]
 
-LIBRARIES = {
-    "prepare": ("babel", "numpy", "sentencepiece"),
-    "train": ("numpy", "sentencepiece", "torch"),
-    "distill": ("sentencepiece", "torch"),
-    "evaluate": ("jiwer", "numpy", "sacrebleu", "sentencepiece", "torch"),
-    "measure": ("numpy", "sentencepiece", "torch"),
-}
-"""Libraries whose version can change what a step of the kind gives."""
-
 TOKENS_PER_SECOND = {"cpu": 10_000, "cuda": 200_000}
 """Training speed of a small model, for estimates only."""
-SECONDS = {"prepare": 10.0, "distill": 60.0, "evaluate": 20.0}
-"""Rough times of the other steps."""
-
-HOUR = 3600.0
 SLOWEST_TOKENS_PER_SECOND = 200
 """A training slower than this is taken for hung."""
-TIME_LIMITS = {"prepare": 6 * HOUR, "distill": 24 * HOUR, "evaluate": 6 * HOUR}
 
 
 @dataclass(frozen=True)
@@ -58,6 +43,25 @@ class Conditions:
 
 
 @dataclass(frozen=True)
+class CompanionStep:
+    """The training of another model that fills a role."""
+
+    step: Step
+    family: str
+    config: dict[str, Any]
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """How to build the model."""
+        return {"family": self.family, "config": self.config}
+
+    @property
+    def module(self) -> str:
+        """The module of its family."""
+        return family_module(self.family)
+
+
+@dataclass(frozen=True)
 class CellSteps:
     """A cell and the steps that it consists of."""
 
@@ -67,6 +71,8 @@ class CellSteps:
     data: Step
     model: Step
     evaluation: Step
+    companions: dict[str, CompanionStep]
+    """Who fills the roles that decoding needs."""
 
     @property
     def label(self) -> str:
@@ -116,6 +122,7 @@ class Graph:
                     "settings": c.cell.settings,
                     "data": c.cell.model.data,
                     "seed": c.cell.model.seed,
+                    "companions": {role: companion.description for role, companion in c.companions.items()},
                 }
                 for c in cells
             ],
@@ -132,12 +139,16 @@ class Graph:
         parents = {"data": cells[0].data.id}
         for i, c in enumerate(cells):
             parents |= {f"model{i}": c.model.id, f"hypotheses{i}": c.evaluation.id}
+            parents |= {role_key(role, i): companion.step.id for role, companion in c.companions.items()}
         points = len(cells) * len(speed.batch_sizes)
         return make_step(
             "measure",
             spec,
             parents,
-            [family_module(c.cell.model.family) for c in cells],
+            sorted(
+                {family_module(c.cell.model.family) for c in cells}
+                | {companion.module for c in cells for companion in c.companions.values()}
+            ),
             extra={"machine": conditions.machine},
             label=f"measure speed on {task.name} ({len(cells)} cells)",
             alone=True,
@@ -156,30 +167,6 @@ def build_graph(suite: Suite, conditions: Conditions) -> Graph:
     return _Builder(suite, conditions).graph()
 
 
-def make_step(
-    kind: str,
-    spec: dict[str, Any],
-    parents: dict[str, StepId],
-    modules: Iterable[str],
-    extra: dict[str, Any] | None = None,
-    **options: Any,
-) -> Step:
-    """Return a step with the key that follows from all it depends on.
-
-    modules: what the step imports by name (families, tasks) beside its own module; extra: what its result depends on
-    that the spec does not say.
-    """
-    description = {
-        "kind": kind,
-        "spec": spec,
-        "parents": parents,
-        "code": code_fingerprint(sorted({MODULES[kind], *modules})),
-        "libraries": {name: version(name) for name in LIBRARIES[kind]},
-        "extra": extra or {},
-    }
-    return Step(kind, key_of(description), spec, parents, **options)
-
-
 class _Builder:
     def __init__(self, suite: Suite, conditions: Conditions) -> None:
         self.suite = suite
@@ -188,7 +175,7 @@ class _Builder:
         self.steps: dict[StepId, Step] = {}
         self.prepares = {task.name: self._prepare(task) for task in suite.tasks}
         self.models = suite.models()
-        self.teachers = {(m.task.name, m.system, m.seed): m for m in self.models if m.data == "raw"}
+        self.by_id = {model_id(model): model for model in self.models}
         self.trained: dict[tuple[str, str, str, int], Step] = {}
 
     def graph(self) -> Graph:
@@ -214,12 +201,10 @@ class _Builder:
             {},
             [_task_module(task)],
             label=f"prepare {task.name}",
-            seconds=SECONDS["prepare"],
-            time_limit=TIME_LIMITS["prepare"],
         )
 
     def _train(self, model: TrainedModel) -> Step:
-        name = (model.task.name, model.system, model.data, model.seed)
+        name = model_id(model)
         if name not in self.trained:
             self.trained[name] = self._add(self._make_train(model))
         return self.trained[name]
@@ -227,7 +212,12 @@ class _Builder:
     def _make_train(self, model: TrainedModel) -> Step:
         parents = {"data": self.prepares[model.task.name].id}
         if model.teacher is not None:
-            parents["targets"] = self._distill(self.teachers[model.task.name, model.teacher, model.seed]).id
+            parents["targets"] = self._distill(self.by_id[model.task.name, model.teacher, "raw", model.seed]).id
+        companions = self._companions(model, model.companions)
+        labels = self._label(model, parents, companions)
+        if labels is not None:
+            parents["labels"] = labels.id
+        parents |= {role_key(role): c.step.id for role, c in companions.items()}
         budget = model.train.budget
         if budget.minutes is not None:
             seconds = 60 * budget.minutes
@@ -244,17 +234,53 @@ class _Builder:
             "seed": model.seed,
             "task": model.task.task,
             "task_config": model.task.config,
+            "companions": {role: c.description for role, c in companions.items()},
             **self.where,
         }
         return make_step(
             "train",
             spec,
             parents,
-            [family_module(model.family), _task_module(model.task)],
+            [family_module(model.family), _task_module(model.task), *(c.module for c in companions.values())],
             label=f"train {_describe(model)}",
             threads=model.train.threads,
             seconds=seconds,
             time_limit=limit,
+        )
+
+    def _companions(self, model: TrainedModel, filled: Iterable[Filled]) -> dict[str, CompanionStep]:
+        """Return who fills the roles `filled` of `model`."""
+        found = {}
+        for entry in filled:
+            other = self.by_id[model.task.name, entry.system, entry.data, model.seed]
+            found[entry.role] = CompanionStep(self._train(other), other.family, other.config)
+        return found
+
+    def _label(
+        self, model: TrainedModel, parents: dict[str, StepId], companions: dict[str, CompanionStep]
+    ) -> Step | None:
+        """Return the step that labels the training pairs, if the family asks for labels."""
+        kind = load_family(model.family).labels
+        if kind is None:
+            return None
+        spec: dict[str, Any] = {"labels": kind, **self.where}
+        modules = []
+        if kind == "fertility":
+            spec |= {"max_fertility": model.config["max_fertility"], "seed": model.seed, "device": "cpu"}
+        else:
+            ctc = companions["ctc"]
+            spec |= {"companions": {"ctc": ctc.description}}
+            parents = {**parents, role_key("ctc"): ctc.step.id}
+            modules = [ctc.module]
+        return self._add(
+            make_step(
+                "label",
+                spec,
+                dict(parents),
+                [*modules, _task_module(model.task)],
+                label=f"label ({kind}) for {_describe(model)}",
+                threads=model.train.threads,
+            )
         )
 
     def _distill(self, teacher: TrainedModel) -> Step:
@@ -273,14 +299,13 @@ class _Builder:
                 [family_module(teacher.family), _task_module(teacher.task)],
                 label=f"distill {_describe(teacher)}",
                 threads=teacher.train.threads,
-                seconds=SECONDS["distill"],
-                time_limit=TIME_LIMITS["distill"],
             )
         )
 
     def _cell(self, cell: Cell) -> CellSteps:
         model = cell.model
         trained = self._train(model)
+        companions = self._companions(model, cell.companions)
         spec = {
             "family": model.family,
             "config": model.config,
@@ -288,22 +313,23 @@ class _Builder:
             "task": model.task.task,
             "task_config": model.task.config,
             "quality": self.suite.measure.quality.model_dump(mode="json"),
+            "companions": {role: c.description for role, c in companions.items()},
             **self.where,
         }
+        roles = {role_key(role): c.step.id for role, c in companions.items()}
         evaluation = self._add(
             make_step(
                 "evaluate",
                 spec,
-                {"data": trained.parents["data"], "model": trained.id},
-                [family_module(model.family), _task_module(model.task)],
+                {"data": trained.parents["data"], "model": trained.id, **roles},
+                [family_module(model.family), _task_module(model.task), *(c.module for c in companions.values())],
                 label=f"evaluate {_describe(model, cell.settings_label)}",
                 threads=model.train.threads,
-                seconds=SECONDS["evaluate"],
-                time_limit=TIME_LIMITS["evaluate"],
             )
         )
         parts = [model.system, model.data, f"s{model.seed}", slug(cell.settings_label)]
-        return CellSteps("-".join(filter(None, parts)), cell, self.prepares[model.task.name], trained, evaluation)
+        data = self.prepares[model.task.name]
+        return CellSteps("-".join(filter(None, parts)), cell, data, trained, evaluation, companions)
 
 
 def slug(text: str) -> str:

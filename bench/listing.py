@@ -56,7 +56,13 @@ def _overview(kind: str, rows: Sequence[tuple[str, ...]]) -> Table:
 
 def _family(family: FamilyDescription) -> RenderableType:
     head = Text(f"{family.name}: {family.title} ({_kind(family)})")
-    return Group(head, Text(), _fields("config", family.config), Text(), _fields("settings", family.settings))
+    parts = [_fields("config", family.config), _fields("settings", family.settings)]
+    if family.roles:
+        table = Table("companion", "", box=None, pad_edge=False, header_style="bold")
+        for role in family.roles:
+            table.add_row(escape(role.name), escape(role.description))
+        parts.append(table)
+    return Group(head, *(line for part in parts for line in (Text(), part)))
 
 
 def _task(task: TaskDescription) -> RenderableType:

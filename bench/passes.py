@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from bench.workload import SourceBatch, System
 from models.interface import Model
 
-ROLES = ("encoder", "decoder")
+ROLES = ("encoder", "decoder", "companion")
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,15 @@ class Observation:
 def counted_passes(model: Model) -> Iterator[dict[str, int]]:
     """Yield a counter that grows with each forward call of an observed module, by role.
 
+    The encoders and decoders of companions count together, apart from the model's own.
+
     Roles that the model does not observe are absent, which is not the same as zero passes. Hooks cost time: nothing
     is timed inside.
     """
     observed = model.observed_modules()
+    companions = [part for other in model.companions.values() for part in other.observed_modules().values()]
+    if companions:
+        observed["companion"] = [module for part in companions for module in part]
     counts = {role: 0 for role in ROLES if observed.get(role)}
 
     def count(role: str) -> None:

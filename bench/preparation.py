@@ -32,6 +32,8 @@ class EncodedPair:
 
     source: list[int]
     target: list[int]
+    labels: list[int] | None = None
+    """What the family asks for beside the target (see `models.interface.Family.labels`)."""
 
 
 class PreparedData:

@@ -38,13 +38,21 @@ QUALITY = {
 }
 DIAGNOSTIC = ("repetition_rate", "empty_rate", "length_ratio", "perplexity")
 """Quality metrics that describe outputs rather than rank systems: never a headline."""
-MODEL = ("parameters", "train_tokens", "train_minutes", "train_tokens_per_second", "infeasible_pairs")
+MODEL = (
+    "parameters",
+    "train_tokens",
+    "train_minutes",
+    "train_tokens_per_second",
+    "infeasible_pairs",
+    "unknown_targets",
+)
 """Values of a trained model, whatever its decoding settings."""
 SPEED = (
     *("tokens_per_second", "sentences_per_second", "speedup", "seconds_per_sentence", "real_time_factor"),
     *("latency_p50", "latency_p90", "latency_p95", "latency_p99", "peak_memory", "flops", "foreign_cpu"),
     *("tied_outputs",),
-    *("encoder_passes", "decoder_passes", "tokens_per_pass", "aup", "iterations", "roofline_fraction"),
+    *("encoder_passes", "decoder_passes", "companion_passes"),
+    *("tokens_per_pass", "aup", "iterations", "roofline_fraction"),
 )
 
 

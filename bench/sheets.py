@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from bench.parallelism import sweeps
 from bench.results import DIAGNOSTIC, Cell, Estimate, TaskResults, quality_metric
 
 MISSING = "–"
@@ -113,6 +114,7 @@ def task_sheets(task: TaskResults, notes: Notes) -> list[Sheet]:
             _overview(task, names, notes),
             _speedups(task, names, notes),
             _latency(task, names, notes),
+            _parallelism(task),
             _diagnostics(task, names, notes),
             _by_seed(task),
             _training(task, notes),
@@ -163,15 +165,26 @@ def _speedups(task: TaskResults, names: list[str], notes: Notes) -> Sheet:
 def _latency(task: TaskResults, names: list[str], notes: Notes) -> Sheet:
     percentiles = ("p50", "p90", "p95", "p99")
     header = [f"Latency {p} (ms)" for p in percentiles] + [f"{title} (ms)" for title in PARTS.values()]
-    header += ["Encoder passes", "Decoder passes", "Tokens/decoder pass", "Iterations"]
+    header += ["Encoder passes", "Decoder passes", "Companion passes", "Tokens/decoder pass", "Iterations"]
     rows = []
     for cell in task.cells:
         row = [show(cell.smallest_batch(f"latency_{p}"), significant, notes) for p in percentiles]
         row += [show(cell.smallest_batch("seconds_per_sentence", part), significant, notes) for part in PARTS]
-        for metric in ("encoder_passes", "decoder_passes", "tokens_per_pass", "iterations"):
+        for metric in ("encoder_passes", "decoder_passes", "companion_passes", "tokens_per_pass", "iterations"):
             row.append(show(cell.smallest_batch(metric), significant, notes))
         rows.append(_names(cell) + row)
     return Sheet("Latency, time of each part and passes, at the smallest batch size", names + header, rows, len(names))
+
+
+def _parallelism(task: TaskResults) -> Sheet:
+    """One number for each trained model with several settings, or one that differs from a token a pass."""
+    rows = [
+        [s.system, s.family, s.data, str(len(s.points)), fixed(1)(s.points[0].tokens_per_pass),
+         fixed(1)(s.points[-1].tokens_per_pass), fixed(0)(s.aup)]
+        for s in sweeps(task)
+    ]  # fmt: skip
+    header = ["System", "Family", "Trained on", "Settings", "Tokens/pass, least", "Tokens/pass, most", "AUP ↑"]
+    return Sheet("Accuracy under parallelism (AUP)", header, rows, 3)
 
 
 def _by_seed(task: TaskResults) -> Sheet:
@@ -192,6 +205,7 @@ def _training(task: TaskResults, notes: Notes) -> Sheet:
         "train_minutes": ("Training (min)", significant),
         "train_tokens_per_second": ("Training tokens/s", significant),
         "infeasible_pairs": ("Infeasible pairs (%)", significant),
+        "unknown_targets": ("Targets with unknown words, left out (%)", significant),
     }
     header = ["System", "Family", "Trained on", *(title for title, _ in columns.values())]
     rows = [

@@ -19,13 +19,13 @@ from typing import Any
 import torch
 
 from bench import machine
-from bench.checkpoint import inference, load_model
+from bench.checkpoint import inference, load_companions, load_model
 from bench.configs import SpeedConfig
 from bench.journal import Failure, Journal
 from bench.passes import Observation, observe
 from bench.preparation import PreparedData
 from bench.speed_rows import Measured, measurements
-from bench.steps import CURRENT, EXCLUDED, Progress, StepFailure, write_json
+from bench.steps import CURRENT, EXCLUDED, Progress, StepFailure, role_key, write_json
 from bench.store import write_atomically
 from bench.timing import Clock, Point, Timing, due, round_order, share_done, time_each, warm_up
 from bench.workload import SourceBatch, System, draw_sample, make_batches, read_hypotheses
@@ -98,24 +98,30 @@ class Session:
 
     def load(self) -> None:
         """Load the models, each checkpoint once, and count the passes of each system in an untimed run."""
-        models: dict[tuple[str, str, str], Model] = {}
+        models: dict[str, Model] = {}
         for i, cell in enumerate(self.spec["cells"]):
             if not any(point.cell == cell["id"] for point in self.live):
                 continue
             self.progress(done=0.0, stage=f"loading {cell['label']}")
             with self._charged(cell["id"], None):
-                folder = self.parents[f"model{i}"]
-                identity = (str(folder), cell["family"], json.dumps(cell["config"], sort_keys=True))
-                if identity not in models:
-                    models[identity] = load_model(
-                        cell["family"], cell["config"], self.data.data_spec, folder, self.device
-                    )
+                model = self._model(i, cell, models)
                 settings = load_family(cell["family"]).settings(**cell["settings"])
                 scored = [self.hypotheses[i][sentence.id] for sentence in self.sample]
-                system = System(models[identity], settings, scored, self.device)
+                system = System(model, settings, scored, self.device)
                 with inference(self.device, self.dtype):
                     self.observations[cell["id"]] = observe(system, self.batches[1])
                 self.systems[cell["id"]] = system
+
+    def _model(self, i: int, cell: dict[str, Any], loaded: dict[str, Model]) -> Model:
+        """Return the model of cell i with its companions; equal ones of several cells are loaded once."""
+        spec, companions = self.data.data_spec, cell["companions"]
+        folders = [self.parents[f"model{i}"], *(self.parents[role_key(role, i)] for role in sorted(companions))]
+        identity = json.dumps([list(map(str, folders)), cell["family"], cell["config"], companions], sort_keys=True)
+        if identity not in loaded:
+            model = load_model(cell["family"], cell["config"], spec, folders[0], self.device)
+            model.companions = load_companions(companions, spec, self.parents, self.device, i)
+            loaded[identity] = model
+        return loaded[identity]
 
     def warm_up(self) -> None:
         """Decode batches over the whole range of lengths, untimed, until each point is stable."""

@@ -159,12 +159,19 @@ def _observed_rows(measured: Measured, cell: str, failure: Failure | None) -> li
     observation = measured.observations.get(cell)
     make = _maker(Point(cell, 1), failure if observation is None else None)
     if observation is None:
-        names = {"encoder_passes": "passes", "decoder_passes": "passes", "tokens_per_pass": "tokens", "iterations": ""}
+        names = {
+            "encoder_passes": "passes",
+            "decoder_passes": "passes",
+            "tokens_per_pass": "tokens",
+            "iterations": "",
+        }
         return [make(name, None, unit) for name, unit in names.items()]
     ones = np.ones(len(observation.tokens))
     rows = []
     for role in ROLES:
         counts = observation.passes.get(role)
+        if counts is None and role == "companion":
+            continue  # most systems have none
         if counts is None:
             rows.append(make(f"{role}_passes", None, "passes", reason=f"the family shows no {role}"))
         else:

@@ -3,10 +3,16 @@
 The kinds of steps, the module whose `run` does each, and the parents each is given:
 
     prepare   bench.preparation   -
-    train     bench.training      data (prepare), and targets (distill) if the system trains on distilled targets
+    train     bench.training      data (prepare), targets (distill) if the system trains on distilled targets, labels
+                                  (label) if its family asks for them, and companions that training needs
     distill   bench.distillation  data (prepare), model (train)
-    evaluate  bench.evaluation    data (prepare), model (train)
-    measure   bench.speed         data (prepare), and for cell i `model{i}` (train) and `hypotheses{i}` (evaluate)
+    label     bench.labels        data (prepare), targets (distill) if there are, the companion `ctc` if it aligns
+    evaluate  bench.evaluation    data (prepare), model (train), companions that decoding needs
+    measure   bench.speed         data (prepare), and for cell i `model{i}` (train), `hypotheses{i}` (evaluate) and its
+                                  companions
+
+The parent that is the companion of role R (train) is called `companion_R`, that of cell i `companion{i}_R`; its family
+and config stand in the spec under `companions`.
 
 Each `run` has the signature `run(spec, folder, parents, progress)`: `spec` is the JSON description of the step,
 `folder` the one to build the artifact in (with what a killed run left there), `parents` maps roles to finished
@@ -30,6 +36,7 @@ MODULES = {
     "prepare": "bench.preparation",
     "train": "bench.training",
     "distill": "bench.distillation",
+    "label": "bench.labels",
     "evaluate": "bench.evaluation",
     "measure": "bench.speed",
 }
@@ -61,6 +68,11 @@ class Step:
     def id(self) -> tuple[str, str]:
         """Kind and key."""
         return (self.kind, self.key)
+
+
+def role_key(role: str, cell: int | str = "") -> str:
+    """Return what a step calls the parent that fills `role`, of cell number `cell` if the step has many."""
+    return f"companion{cell}_{role}"
 
 
 CURRENT = "current.json"

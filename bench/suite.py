@@ -49,6 +49,17 @@ class TrainedModel:
     """The system whose model on raw data, of the same task and seed, gives the targets; None for raw data."""
     seed: int
     train: TrainConfig
+    companions: tuple[Filled, ...] = ()
+    """The other models that training needs, by role."""
+
+
+@dataclass(frozen=True)
+class Filled:
+    """The model that fills a role: that of a system, on the same task and with the same seed."""
+
+    role: str
+    system: str
+    data: str
 
 
 @dataclass(frozen=True)
@@ -60,6 +71,8 @@ class Cell:
     """The family's Settings as JSON values, all defaults included."""
     settings_label: str
     """Canonical short form, `beam=5 alpha=0.6`; cells of one model have different ones."""
+    companions: tuple[Filled, ...] = ()
+    """The other models that decoding needs, by role."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +95,7 @@ class Suite:
     def cells(self) -> list[Cell]:
         """Return every cell to measure, in the order of the models and then of the settings."""
         return [
-            Cell(model, settings.values, settings.label)
+            Cell(model, settings.values, settings.label, self._filled(system, settings.needs, model.data))
             for system, model in self._models()
             if system.measured
             for settings in system.settings
@@ -101,6 +114,7 @@ class Suite:
                     teacher=system.teacher if data == "distilled" else None,
                     seed=seed,
                     train=system.train,
+                    companions=self._filled(system, system.needs, data),
                 ),
             )
             for task in self.tasks
@@ -109,11 +123,19 @@ class Suite:
             for seed in system.train.seeds
         ]
 
+    def _filled(self, system: SystemEntry, needs: frozenset[str], data: str) -> tuple[Filled, ...]:
+        available = {other.name: other.data for other in self.systems}
+        return tuple(
+            Filled(c.role, c.system, c.data_for(data, available[c.system]))
+            for c in system.companions
+            if c.role in needs
+        )
+
     def select(self, systems: Sequence[str]) -> Suite:
         """Return the suite with only the named systems.
 
-        Teachers that they need stay as models to train (on raw data, with the seeds needed) but give no cells. Of the
-        references, those to the named systems stay.
+        Teachers and companions that they need stay as models to train (on the data and with the seeds needed) but give
+        no cells. Of the references, those to the named systems stay.
 
         Raises:
             SuiteError: a name is unknown, or there is none.
@@ -122,20 +144,37 @@ class Suite:
         wrong = [f"--only: {unknown('system', name, known)}" for name in systems if name not in known]
         if wrong or not systems:
             raise SuiteError(wrong or ["--only: names no system"])
-        needed: dict[str, set[int]] = {}
-        for system in self.systems:
-            if system.name in systems and system.teacher is not None:
-                needed.setdefault(system.teacher, set()).update(system.train.seeds)
+        wanted = {model_id(model) for system, model in self._models() if system.name in systems}
+        cells = [cell for cell in self.cells() if cell.model.system in systems]
+        wanted |= {(c.model.task.name, f.system, f.data, c.model.seed) for c in cells for f in c.companions}
+        models = {model_id(model): model for model in self.models()}
+        todo = list(wanted)
+        while todo:
+            model = models[todo.pop()]
+            before = [(f.system, f.data) for f in model.companions]
+            before += [(model.teacher, "raw")] if model.teacher is not None else []
+            found = {(model.task.name, system, data, model.seed) for system, data in before}
+            todo += found - wanted
+            wanted |= found
         kept = []
         for system in self.systems:
             if system.name in systems:
                 kept.append(system)
-            elif system.name in needed:
-                seeds = tuple(seed for seed in system.train.seeds if seed in needed[system.name])
+                continue
+            used = [models[identity] for identity in wanted if identity[1] == system.name]
+            if used:
+                data = tuple(d for d in system.data if any(model.data == d for model in used))
+                seeds = tuple(s for s in system.train.seeds if any(model.seed == s for model in used))
                 train = system.train.model_copy(update={"seeds": seeds})
-                kept.append(replace(system, measured=False, data=("raw",), teacher=None, train=train))
+                teacher = system.teacher if "distilled" in data else None
+                kept.append(replace(system, measured=False, data=data, teacher=teacher, train=train))
         references = tuple(reference for reference in self.references if reference.system in systems)
         return replace(self, systems=tuple(kept), references=references)
+
+
+def model_id(model: TrainedModel) -> tuple[str, str, str, int]:
+    """Return what tells a suite's models apart: task, system, data and seed."""
+    return (model.task.name, model.system, model.data, model.seed)
 
 
 def load_suite(path: Path, overrides: Sequence[str] = ()) -> Suite:

@@ -46,6 +46,15 @@ class TaskSection(Options):
     """How the suite calls it; by default after the task, and its options if the suite has the task more than once."""
 
 
+class CompanionSection(Options):
+    """Another system that fills a role."""
+
+    system: str
+    """Which system of the suite."""
+    data: Data | None = None
+    """Its model on which data; by default on the same as the system that uses it, if it has one, else raw."""
+
+
 class SystemSection(Options):
     """One system: a family, configured, and the settings to decode with."""
 
@@ -59,6 +68,8 @@ class SystemSection(Options):
     """Values of the family's Settings; each entry is decoded and measured with the same trained model."""
     teacher: str | None = None
     """The autoregressive system, trained on raw data, whose outputs are the distilled training targets."""
+    companions: dict[str, str | CompanionSection] = Field(default_factory=dict)
+    """Other systems that this one uses, by role (`bench list FAMILY` shows the roles); each is a name or a mapping."""
     data: Data | tuple[Data, ...] | None = None
     """What to train on; distilled by default if there is a teacher, else raw. Each entry is a model of its own."""
     train: dict[str, Any] = Field(default_factory=dict)

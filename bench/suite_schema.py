@@ -16,7 +16,7 @@ from bench.option_fields import FieldDescription, JsonSchema, describe_fields
 from bench.suite_file import ReferenceSection, SuiteFile, SystemSection, TaskSection
 from bench.tasks import registry as tasks
 from models import registry as families
-from models.interface import Options
+from models.interface import Options, Role
 
 SCHEMA_PATH = Path(__file__).resolve().parents[1] / "suites" / "schema.json"
 
@@ -30,6 +30,8 @@ class FamilyDescription:
     autoregressive: bool
     config: tuple[FieldDescription, ...]
     settings: tuple[FieldDescription, ...]
+    roles: tuple[Role, ...]
+    """Places for other systems beside its own network."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ def describe_families() -> tuple[FamilyDescription, ...]:
             family.autoregressive,
             describe_fields(family.config),
             describe_fields(family.settings),
+            family.roles,
         )
         for family in families.built_in_families().values()
     )
@@ -127,7 +130,8 @@ def _system_schema(defs: dict[str, JsonSchema]) -> JsonSchema:
         defs[f"{name}-config"] = _partial(_schema_of(family.config, f"{name}-config", defs))
         defs[f"{name}-settings"] = _schema_of(family.settings, f"{name}-settings", defs)
         config, settings = {"$ref": f"#/$defs/{name}-config"}, {"$ref": f"#/$defs/{name}-settings"}
-        branches[name] = {"properties": {"config": config, "settings": {"items": settings}}}
+        companions = {"propertyNames": {"enum": [role.name for role in family.roles]}}
+        branches[name] = {"properties": {"config": config, "settings": {"items": settings}, "companions": companions}}
     external = {"type": "string", "pattern": r"\."}
     schema["properties"]["family"]["anyOf"] = [{"type": "string", "enum": list(branches)}, external]
     schema["allOf"] = _by_value("family", branches)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench.configs import TrainConfig
+from bench.suite_companions import TEACHER, Companion, check_circles, read_companions
 from bench.suite_file import ReferenceSection, SystemSection
 from bench.suite_problems import Problems, unknown
 from bench.yaml_lines import KeyPath
@@ -22,6 +23,8 @@ class SettingsEntry:
     """The family's Settings as JSON values, defaults included."""
     label: str
     """Canonical short form, `beam=5 alpha=0.6`; unique within the system."""
+    needs: frozenset[str] = frozenset()
+    """Roles that decoding with it needs filled."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,11 @@ class SystemEntry:
     """raw, distilled or both: a model is trained on each."""
     teacher: str | None
     train: TrainConfig
+    companions: tuple[Companion, ...] = ()
+    needs: frozenset[str] = frozenset()
+    """Roles that training needs filled."""
     measured: bool = True
-    """False for a teacher that a selection of systems needs but does not name."""
+    """False for a teacher or companion that a selection of systems needs but does not name."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,7 @@ class Reference:
 
 
 @dataclass
-class _Draft:
+class Draft:
     """A system as far as it could be read."""
 
     path: KeyPath
@@ -63,9 +69,11 @@ class _Draft:
     labels: list[str] = field(default_factory=list)
     data: tuple[str, ...] | None = None
     train: TrainConfig | None = None
+    companions: tuple[Companion, ...] = ()
 
     @property
     def name(self) -> str | None:
+        """Its name, if it could be read."""
         return self.section.get("name")
 
     def entry(self) -> SystemEntry:
@@ -80,12 +88,14 @@ class _Draft:
             autoregressive=self.family.autoregressive,
             config=self.config.model_dump(mode="json"),
             settings=tuple(
-                SettingsEntry(settings.model_dump(mode="json"), label)
+                SettingsEntry(settings.model_dump(mode="json"), label, settings.needs())
                 for settings, label in zip(self.settings, self.labels, strict=True)
             ),
             data=self.data,
             teacher=self.section["teacher"],
             train=self.train,
+            companions=self.companions,
+            needs=self.config.needs(),
         )
 
 
@@ -98,7 +108,7 @@ class SystemReader:
         # Without a recipe to depart from, departures are still checked, with any valid budget.
         self.suite_train = train if isinstance(train, dict) else {"budget": {"minutes": 1}}
         self.drafts = [self._draft(item, ("systems", index)) for index, item in enumerate(items)]
-        self.by_name: dict[str, _Draft] = {}
+        self.by_name: dict[str, Draft] = {}
         for draft in self.drafts:
             if draft.name in self.by_name:
                 problems.add((*draft.path, "name"), f"name {draft.name!r} is taken; system names must differ")
@@ -107,13 +117,16 @@ class SystemReader:
         self._check_backbone()
         for draft in self.drafts:
             self._check_teacher(draft)
+            draft.companions = read_companions(draft, self.by_name, problems)
+        if not problems:  # else a circle may be the shadow of another mistake
+            check_circles(self.drafts, problems)
 
     def entries(self) -> list[SystemEntry]:
         """Return the systems; only when there are no problems."""
         return [draft.entry() for draft in self.drafts]
 
-    def _draft(self, item: Any, path: KeyPath) -> _Draft:
-        draft = _Draft(path, self.problems.salvage(SystemSection, item, path))
+    def _draft(self, item: Any, path: KeyPath) -> Draft:
+        draft = Draft(path, self.problems.salvage(SystemSection, item, path))
         section = draft.section
         if "data" in section and "teacher" in section:
             data = section["data"] or ("distilled" if section["teacher"] else "raw")
@@ -145,7 +158,7 @@ class SystemReader:
             self.problems.add(path, str(reason))
             return None
 
-    def _read_options(self, draft: _Draft, family: Family) -> None:
+    def _read_options(self, draft: Draft, family: Family) -> None:
         if "config" in draft.section:
             own = draft.section["config"]
             shared = {
@@ -161,6 +174,8 @@ class SystemReader:
             settings = self.problems.check(family.settings, item, path)
             if settings is None:
                 continue
+            if draft.config is not None and (misfit := settings.misfit(draft.config)) is not None:
+                self.problems.add(path, misfit)
             values = settings.model_dump(mode="json")
             if values in seen:
                 self.problems.add(path, f"the same settings as settings[{seen.index(values)}]")
@@ -177,7 +192,7 @@ class SystemReader:
             if key not in known:
                 self.problems.add(("backbone", key), unknown("key", key, known) + " (no system has it)", of_key=True)
 
-    def _check_teacher(self, draft: _Draft) -> None:
+    def _check_teacher(self, draft: Draft) -> None:
         if draft.data is None:
             return
         name = draft.section["teacher"]
@@ -186,7 +201,8 @@ class SystemReader:
             if "distilled" in draft.data:
                 self.problems.add((*draft.path, "data"), "distilled data needs a teacher")
             return
-        if "distilled" not in draft.data:
+        rescores = draft.family is not None and any(role.name == TEACHER for role in draft.family.roles)
+        if "distilled" not in draft.data and not rescores:
             self.problems.add(path, f"a teacher is of no use with data {', '.join(draft.data)}; add distilled to data")
         if name == draft.name:
             self.problems.add(path, f"{name!r} cannot be its own teacher")
@@ -199,7 +215,7 @@ class SystemReader:
                     path, f"{name!r} is not trained with seed {', '.join(missing)}; a student's seeds need it"
                 )
 
-    def _autoregressive_on_raw(self, name: str, path: KeyPath, role: str) -> _Draft | None:
+    def _autoregressive_on_raw(self, name: str, path: KeyPath, role: str) -> Draft | None:
         """Return the system called `name` after checking that it can be a teacher or a reference."""
         draft = self.by_name.get(name)
         if draft is None:

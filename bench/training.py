@@ -19,15 +19,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bench.batching import TrainingBatches
-from bench.checkpoint import MODEL_FILE
+from bench.checkpoint import MODEL_FILE, load_companions
 from bench.configs import TrainConfig
 from bench.decoding import decode_corpus
 from bench.distillation import read_targets
+from bench.labels import read_labels
 from bench.preparation import EncodedPair, PreparedData, build_task
 from bench.quality import selection_value
 from bench.steps import Progress, StepFailure, write_json
 from bench.store import flush
-from models.interface import DataSpec, Model
+from models.interface import UNK, DataSpec, Model
 from models.registry import load_family
 from models.weights import fill, weights_of
 
@@ -68,9 +69,12 @@ def run(spec: dict[str, Any], folder: Path, parents: dict[str, Path], progress: 
     config = TrainConfig(**spec["train"])
     data = PreparedData(parents["data"])
     family = load_family(spec["family"])
-    pairs = training_pairs(data, parents.get("targets"))
+    pairs = training_pairs(data, parents.get("targets"), parents.get("labels"))
+    # No decoder can emit the unknown word, so nothing is learned from a target that holds it.
+    known = [pair for pair in pairs if UNK not in pair.target]
+    left_out, pairs = len(pairs) - len(known), known
     if not any(pair.target for pair in pairs):
-        raise StepFailure("every training target is empty: the teacher has learned nothing")
+        raise StepFailure("every training target is empty or unknown words: the teacher has learned nothing")
     task = build_task(spec["task"], spec["task_config"])
     dev = data.examples("dev")[: config.dev_sentences]
     dev_pairs = data.encode(dev)
@@ -83,20 +87,33 @@ def run(spec: dict[str, Any], folder: Path, parents: dict[str, Path], progress: 
 
     torch.manual_seed(spec["seed"])
     model = family.model(family.config(**spec["config"]), data.data_spec).to(spec["device"])
+    model.companions = load_companions(spec["companions"], data.data_spec, parents, spec["device"])
+    model.begin_training()
     trainer = Trainer(model, pairs, config, spec["seed"], spec["dtype"], folder, evaluate, progress)
     trainer.train()
-    finish(trainer, data.data_spec, task.selection_metric)
+    finish(trainer, data.data_spec, task.selection_metric, left_out)
 
 
-def training_pairs(data: PreparedData, targets: Path | None) -> list[EncodedPair]:
-    """Return the training pairs; `targets` is a distill artifact whose outputs replace the targets."""
+def training_pairs(data: PreparedData, targets: Path | None, labels: Path | None = None) -> list[EncodedPair]:
+    """Return the training pairs.
+
+    targets: a distill artifact whose outputs replace the targets; labels: a label artifact for these pairs.
+
+    Raises:
+        ValueError: an artifact belongs to other data.
+    """
     pairs = data.encode(data.examples("train"))
-    if targets is None:
-        return pairs
-    distilled = read_targets(targets)
-    if len(distilled) != len(pairs):
-        raise ValueError(f"{len(distilled)} distilled targets for {len(pairs)} training pairs")
-    return [EncodedPair(p.source, t) for p, t in zip(pairs, distilled, strict=True)]
+    if targets is not None:
+        distilled = read_targets(targets)
+        if len(distilled) != len(pairs):
+            raise ValueError(f"{len(distilled)} distilled targets for {len(pairs)} training pairs")
+        pairs = [EncodedPair(p.source, t) for p, t in zip(pairs, distilled, strict=True)]
+    if labels is not None:
+        rows = read_labels(labels)
+        if len(rows) != len(pairs):
+            raise ValueError(f"labels for {len(rows)} of {len(pairs)} training pairs")
+        pairs = [EncodedPair(p.source, p.target, row) for p, row in zip(pairs, rows, strict=True)]
+    return pairs
 
 
 class Trainer:
@@ -181,6 +198,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
+        self.model.progress = self.share_done()
         with self.autocast:
             losses = self.model.loss(batch, self.rng)
         losses.total.backward()  # type: ignore[no-untyped-call]
@@ -282,8 +300,11 @@ def learning_rate(config: TrainConfig, share: float) -> float:
     return peak * (1 - rest) if config.schedule == "linear" else peak * 0.5 * (1 + math.cos(math.pi * rest))
 
 
-def finish(trainer: Trainer, data: DataSpec, metric: str) -> None:
-    """Choose between the best snapshot and the average, write the artifact and drop what only resuming needed."""
+def finish(trainer: Trainer, data: DataSpec, metric: str, left_out: int = 0) -> None:
+    """Choose between the best snapshot and the average, write the artifact and drop what only resuming needed.
+
+    left_out: training pairs that were not trained on, for their target holds an unknown word.
+    """
     snapshots = trainer.snapshots()
     best_score, chosen = max(reversed(snapshots), key=lambda s: s[0])  # among equals the latest
     averaged = len(snapshots) if trainer.config.average == "best" else min(len(snapshots), trainer.config.average_count)
@@ -309,6 +330,9 @@ def finish(trainer: Trainer, data: DataSpec, metric: str) -> None:
     if "infeasible" in state.counts:
         share = 100 * state.counts["infeasible"] / max(state.pairs, 1)
         records.append({"metric": "infeasible_pairs", "value": share, "unit": "%"})
+    if left_out:
+        share = 100 * left_out / (left_out + len(trainer.batches.pairs))
+        records.append({"metric": "unknown_targets", "value": share, "unit": "%"})
     write_json(
         trainer.folder / "training.json",
         {

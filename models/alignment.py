@@ -1,4 +1,4 @@
-"""Connectionist temporal classification (Graves et al. 2006): collapse, feasibility, loss, prefix beam search."""
+"""Connectionist temporal classification (Graves et al. 2006): collapse, feasibility, best alignment, loss."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ from torch import Tensor
 from models.interface import BLANK, PAD
 from models.layers import padding_mask
 from models.output import OutputLayer
+
+FORBIDDEN = -1e30
+"""Log-probability of what cannot be: no sum over alignments makes up for one, and sums of several stay finite (minus
+infinity would leave NaN in the gradient of `F.ctc_loss`)."""
 
 
 def collapse(alignment: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,8 +78,75 @@ class _LocalCTC(torch.autograd.Function):
         return grad * grad_total, None, None, None, None
 
 
-def ctc_loss(
+def _sentence_logits(output: OutputLayer, hidden: Tensor, target: Tensor) -> Tensor:
+    """Return float32 logits [b, f, t+1] of blank and the tokens of each target [b, t] at hidden [b, f, d].
+
+    Those of banned symbols, padding included, are FORBIDDEN: they have no part in log Z.
+    """
+    symbols = torch.cat([target.new_full((target.shape[0], 1), BLANK), target], dim=1)
+    weight = output.weight[symbols].to(hidden.dtype)  # [b, t+1, d]
+    logits = torch.bmm(hidden, weight.transpose(1, 2)).float()
+    return logits.masked_fill((output.ban[symbols] < 0)[:, None, :], FORBIDDEN)
+
+
+def _fits(output: OutputLayer, target: Tensor, lengths: Tensor, frames: Tensor) -> Tensor:
+    """Return [b] bool: the frames can carry the target, and the model can emit all its tokens."""
+    banned = (output.ban[target] < 0) & padding_mask(lengths, target.shape[1])
+    return (required_frames(target, lengths) <= frames) & ~banned.any(1)
+
+
+@torch.no_grad()
+def best_alignment(
     output: OutputLayer, hidden: Tensor, frames: Tensor, target: Tensor, lengths: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the most probable alignment of each target (Viterbi), and whether there is one.
+
+    Arguments as in `ctc_loss`. As there, only blank and the target's own symbols are scored; a frame's log Z adds the
+    same to every path, so that the best one needs none. The loop is over frames, with no device sync.
+
+    Returns:
+        Symbols [b, f] int64, BLANK included, PAD beyond a sentence's frames and throughout where no alignment fits;
+        and [b] bool: the target fits into the frames, and holds no banned symbol.
+    """
+    b, f, _ = hidden.shape
+    t = target.shape[1]
+    device = hidden.device
+    # The states of a path: blank, first token, blank, second token, ..., blank; u = 2t + 1 of them.
+    states = target.new_full((b, 2 * t + 1), BLANK)
+    states[:, 1::2] = target
+    column = torch.zeros(2 * t + 1, dtype=torch.long, device=device)
+    column[1::2] = torch.arange(1, t + 1, device=device)
+    emission = _sentence_logits(output, hidden, target)[:, :, column].transpose(0, 1)  # [f, b, u]
+    # A path stays, goes to the next state, or leaves out the blank between two tokens that differ.
+    barrier = torch.full((b, 2 * t + 1), float("-inf"), device=device)
+    barrier[:, 3::2].masked_fill_(target[:, 1:] != target[:, :-1], 0.0)
+    score = torch.full((b, 2 * t + 1), float("-inf"), device=device)
+    score[:, 0] = 0.0  # a virtual start at the first blank: from it frame 0 reaches that blank and the first token
+    steps = torch.zeros((f, b, 2 * t + 1), dtype=torch.uint8, device=device)
+    for i in range(f):
+        before = F.pad(score, (2, 0), value=float("-inf"))
+        best, step = torch.stack([score, before[:, 1:-1], before[:, :-2] + barrier]).max(0)
+        active = (i < frames)[:, None]
+        score = torch.where(active, best + emission[i], score)
+        steps[i] = step.masked_fill_(~active, 0)
+    # A path ends in the last token or in the blank behind it.
+    final = torch.stack([2 * lengths, (2 * lengths - 1).clamp(min=0)], dim=1)  # [b, 2]
+    state = final.gather(1, score.gather(1, final).argmax(1, keepdim=True))  # [b, 1]
+    path = torch.full((b, f), PAD, device=device)
+    for i in reversed(range(f)):
+        path[:, i] = states.gather(1, state)[:, 0]
+        state = state - steps[i].gather(1, state)
+    feasible = _fits(output, target, lengths, frames)
+    return path.masked_fill_(~(padding_mask(frames, f) & feasible[:, None]), PAD), feasible
+
+
+def ctc_loss(
+    output: OutputLayer,
+    hidden: Tensor,
+    frames: Tensor,
+    target: Tensor,
+    lengths: Tensor,
+    revealed: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """CTC loss without a [frames, vocabulary] matrix: only the symbols of a sentence's target and blank are scored.
 
@@ -85,119 +156,49 @@ def ctc_loss(
         frames: [b] frames that count.
         target: [b, t] ids, padded.
         lengths: [b] target lengths.
+        revealed: [b, f] symbols, BLANK included, of frames that are given, PAD where a frame is free. Then the sum
+            runs over the target's alignments that carry these symbols there, and over the probabilities of the free
+            frames alone (Imputer, Chan et al. 2020); a given frame's state gets no gradient.
 
     Returns:
         The sum over feasible sentences of -log p(target) (scalar with gradient), -log p per sentence ([b], constant,
-        infinite where infeasible), and [b] bool: feasible.
+        infinite where infeasible), and [b] bool: feasible. Infeasible is a target that needs more frames than there
+        are, that holds a banned symbol, or that has no alignment with what is revealed.
     """
     b, f, _ = hidden.shape
-    feasible = required_frames(target, lengths) <= frames
-    row_weight = feasible.float()
-    real = padding_mask(frames, f)
-    flat = hidden[real]  # [n, d]
-    per_frame = row_weight[:, None].expand(b, f)[real]
-    log_z_sum, log_z_flat = output.log_partition(flat, per_frame)
-    log_z = hidden.new_zeros((b, f), dtype=torch.float32).masked_scatter(real, log_z_flat)
-    # Symbols of one sentence: blank, then its target tokens; equal tokens share the column of the first of them.
-    symbols = torch.cat([target.new_full((b, 1), BLANK), target], dim=1)  # [b, t+1]
+    target = target if target.shape[1] else F.pad(target, (0, 1), value=PAD)
+    # Equal tokens share the column of the first of them.
     first = (target[:, :, None] == target[:, None, :]).int().argmax(-1) + 1  # [b, t]
-    weight = output.weight[symbols].to(hidden.dtype)  # [b, t+1, d]
-    logits = torch.bmm(hidden, weight.transpose(1, 2)).float()  # [b, f, t+1]
-    args = (logits - log_z[:, :, None], first, frames, lengths, row_weight)
+    feasible = _fits(output, target, lengths, frames)
+    scored = padding_mask(frames, f)
+    rest = hidden.new_zeros((b, f, 1), dtype=torch.float32)
+    if revealed is not None:
+        refused, consistent = _refused(revealed, target, first, frames, lengths)
+        feasible = feasible & consistent
+        scored = scored & (revealed == PAD)
+        rest = torch.where(refused & feasible[:, None, None], FORBIDDEN, rest)  # [b, f, t+1]
+    scored = scored & feasible[:, None]
+    flat = hidden[scored]  # [n, d]
+    log_z_sum, log_z_flat = output.log_partition(flat, torch.ones(len(flat), device=flat.device))
+    log_z = torch.zeros_like(rest[:, :, 0]).masked_scatter(scored, log_z_flat)
+    log_probs = _sentence_logits(output, hidden, target) - log_z[:, :, None]  # [b, f, t+1]
+    log_probs = torch.where(scored[:, :, None], log_probs, rest)
     weighted_nll = _LocalCTC.apply if torch.is_grad_enabled() else _local_nll
-    local, nll = weighted_nll(*args)
+    local, nll = weighted_nll(log_probs, first, frames, lengths, feasible.float())
     # The constant log Z inside `local` is exchanged for the differentiable one.
-    total = local + (log_z_sum - (log_z_flat * per_frame).sum())
+    total = local + (log_z_sum - log_z_flat.sum())
     return total, nll.masked_fill(~feasible, float("inf")), feasible
 
 
-def prefix_beam_search(log_probs: Tensor, frames: Tensor, beam: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Prefix beam search (Hannun et al. 2014; Graves 2012) without a language model, batched.
+def _refused(revealed: Tensor, target: Tensor, first: Tensor, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what the revealed symbols rule out, and whether they leave the target an alignment.
 
-    A prefix's probability sums over its alignments; hypotheses that become equal are merged. With a beam that holds
-    all prefixes the result is the most probable collapsed string.
-
-    Args:
-        log_probs: [b, f, v] float32.
-        frames: [b] frames that count.
-        beam: prefixes kept after each frame.
-
-    Returns:
-        Best tokens [b, t] padded with PAD, their numbers [b], and log p(tokens | source) of the search, [b] float32.
+    For `first` see `ctc_loss`. The former is [b, f, t+1] bool (blank, then the target's symbols) and False at free
+    frames; the latter is [b] bool.
     """
-    b, f, v = log_probs.shape
-    device = log_probs.device
-    beam = max(beam, 1)
-    # New prefixes come from the `beam` best symbols that lead to a prefix not yet held; fewer than `beam` are held.
-    width = min(2 * beam, v - 1)
-    negative = float("-inf")
-    prefix = torch.full((b, beam, f), PAD, device=device)
-    length = torch.zeros(b, beam, dtype=torch.long, device=device)
-    last = torch.full((b, beam), PAD, device=device)
-    # A running 64-bit hash tells prefixes apart; equal prefixes get equal codes however they were reached.
-    code = torch.zeros(b, beam, dtype=torch.long, device=device)
-    blank_score = torch.full((b, beam), negative, device=device)
-    label_score = torch.full((b, beam), negative, device=device)
-    blank_score[:, 0] = 0.0
-    symbols = log_probs.clone()
-    symbols[:, :, BLANK] = negative
-    for i in range(f):
-        frame = log_probs[:, i]
-        total = torch.logaddexp(blank_score, label_score)
-        # 1. The prefix stays: blank, or its last symbol again.
-        stay_blank = total + frame[:, BLANK, None]
-        stay_label = label_score + frame.gather(1, last)
-        stay_label = stay_label.masked_fill(length == 0, negative)
-        # 2. The prefix grows by one symbol; the last symbol again only after a blank.
-        top, choice = symbols[:, i].topk(width, dim=1)  # [b, w]
-        source = torch.where(choice[:, None, :] == last[:, :, None], blank_score[:, :, None], total[:, :, None])
-        grow = source + top[:, None, :]  # [b, beam, w]
-        grow_code = _extend(code[:, :, None], choice[:, None, :])
-        # 3. A grown prefix that the beam already holds adds to that one instead of standing twice.
-        held = (total > negative) & (length > 0)  # [b, beam]
-        moved = _score_of_parents(code, last, held, blank_score, total) + frame.gather(1, last)
-        stay_label = torch.logaddexp(stay_label, moved)
-        known = (grow_code.flatten(1)[:, :, None] == code[:, None, :]) & held[:, None, :]  # [b, beam*w, beam]
-        grow = torch.where(known.any(-1).view_as(grow), negative, grow)
-        # 4. The best `beam` of both kinds go on.
-        stay = torch.logaddexp(stay_blank, stay_label)
-        best, index = torch.cat([stay, grow.flatten(1)], dim=1).topk(beam, dim=1)
-        grown = index >= beam
-        offspring = (index - beam).clamp(min=0)
-        parent = torch.where(grown, offspring // width, index)
-        symbol = choice.gather(1, offspring % width)
-        new_prefix = prefix.gather(1, parent[:, :, None].expand(-1, -1, f))
-        new_length = length.gather(1, parent)
-        appended = new_prefix.scatter(2, new_length.clamp(max=f - 1)[:, :, None], symbol[:, :, None])
-        active = (i < frames)[:, None]
-        prefix = torch.where(
-            (active & grown)[:, :, None], appended, torch.where(active[:, :, None], new_prefix, prefix)
-        )
-        last = torch.where(active, torch.where(grown, symbol, last.gather(1, parent)), last)
-        code = torch.where(
-            active, torch.where(grown, _extend(code.gather(1, parent), symbol), code.gather(1, parent)), code
-        )
-        length = torch.where(active, new_length + grown.long(), length)
-        blank_score = torch.where(active, torch.where(grown, negative, stay_blank.gather(1, parent)), blank_score)
-        label_score = torch.where(active, torch.where(grown, best, stay_label.gather(1, parent)), label_score)
-    score = torch.logaddexp(blank_score, label_score)
-    best, winner = score.max(1)
-    rows = torch.arange(b, device=device)
-    lengths = length[rows, winner]
-    longest = int(lengths.max()) if b else 0
-    return prefix[rows, winner, :longest], lengths, best
-
-
-def _score_of_parents(code: Tensor, last: Tensor, held: Tensor, blank_score: Tensor, total: Tensor) -> Tensor:
-    """Return for each prefix of a beam [b, beam] the score with which shorter ones can grow into it, symbol apart.
-
-    Asked for all pairs, not only for the best symbols of a frame: the symbol between two held prefixes can be any.
-    """
-    child = _extend(code[:, :, None], last[:, None, :]) == code[:, None, :]  # [b, parent, child]
-    before = torch.where(last[:, None, :] == last[:, :, None], blank_score[:, :, None], total[:, :, None])
-    return torch.where(child & held[:, None, :], before, float("-inf")).logsumexp(1)
-
-
-def _extend(code: Tensor, symbol: Tensor) -> Tensor:
-    """Return the 64-bit code of a prefix extended by a symbol (wrapping multiply-add)."""
-    return (code + symbol + 1) * 6364136223846793005 + 1442695040888963407
+    symbols = torch.cat([target.new_full((len(target), 1), BLANK), target], dim=1)  # [b, t+1]
+    refused = (revealed != PAD)[:, :, None] & (revealed[:, :, None] != symbols[:, None, :])
+    # With all that is allowed at 0, CTC counts alignments: minus log of none is infinite.
+    allowed = torch.zeros(refused.shape, device=refused.device).masked_fill_(refused, float("-inf"))
+    count = F.ctc_loss(allowed.transpose(0, 1), first, frames, lengths, blank=0, reduction="none")
+    return refused, count.isfinite()

@@ -11,10 +11,13 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from models.alignment import collapse, ctc_loss, prefix_beam_search
+from models.alignment import best_alignment, ctc_loss
+from models.decoding.prefix_beam import decode_frames
+from models.encoder import SourceEncoder
 from models.interface import BOS, EOS, MASK, PAD, PLH, UNK, Batch, DataSpec, Decoded, Family, Losses, Model, Options
-from models.layers import BackboneConfig, Embedding, SourceEncoder, Stack, padding_mask, sinusoids
+from models.layers import BackboneConfig, Embedding, Stack, padding_mask
 from models.output import OutputLayer
+from models.upsampling import Upsampler
 
 
 class Config(BackboneConfig):
@@ -36,8 +39,6 @@ class Settings(Options):
 class CTC(Model):
     """One pass over upsampled encoder states."""
 
-    positions: Tensor
-
     def __init__(self, config: Config, data: DataSpec) -> None:
         super().__init__()
         c = config
@@ -45,9 +46,8 @@ class CTC(Model):
         self.max_target_length = data.max_target_length
         self.embedding = Embedding(data.vocab_size, c.model_dim, data.max_source_length, c.dropout)
         self.encoder = SourceEncoder(self.embedding, Stack(c.encoder_layers, *c.layer_shape))
-        self.upsample = nn.Linear(c.model_dim, c.upsampling * c.model_dim)
+        self.upsample = Upsampler(c.model_dim, c.upsampling, data.max_source_length)
         self.decoder = Stack(c.decoder_layers, *c.layer_shape, cross=c.cross_attention)
-        self.register_buffer("positions", sinusoids(data.max_source_length * c.upsampling, c.model_dim), False)
         self.output = OutputLayer(self.embedding.tokens.weight, banned=(PAD, BOS, EOS, UNK, MASK, PLH))
 
     def loss(self, batch: Batch, rng: torch.Generator) -> Losses:
@@ -59,17 +59,26 @@ class CTC(Model):
         return Losses(total, num_tokens, {"ctc": total.detach()}, {"infeasible": int((~feasible).sum())})
 
     def log_likelihood(self, batch: Batch) -> Tensor:
-        """Return log p(tgt | src), summed over all alignments, per sentence [b]; minus infinity where infeasible."""
+        """Return log p(tgt | src), summed over all alignments, per target [n]; minus infinity where infeasible."""
         hidden, frames = self._frames(batch.src, batch.src_len)
+        each = len(batch.tgt) // len(frames)
+        hidden, frames = hidden.repeat_interleave(each, 0), frames.repeat_interleave(each)
         return -ctc_loss(self.output, hidden, frames, batch.tgt, batch.tgt_len)[1]
+
+    def best_alignment(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the most probable alignment of each target, [b, f] symbols, and whether one fits, [b] bool.
+
+        Beyond a sentence's frames, and throughout where the target does not fit, the alignment is PAD.
+        """
+        hidden, frames = self._frames(batch.src, batch.src_len)
+        return best_alignment(self.output, hidden, frames, batch.tgt, batch.tgt_len)
 
     def _frames(self, src: Tensor, src_len: Tensor) -> tuple[Tensor, Tensor]:
         """Return the states of all frames, [b, f, d], and the number that count, [b]."""
         memory, memory_mask = self.encoder(src, src_len)
-        b, s, d = memory.shape
         frames = src_len * self.upsampling
-        x = self.upsample(memory).view(b, s * self.upsampling, d) + self.positions[: s * self.upsampling]
-        mask = padding_mask(frames.clamp(min=1), s * self.upsampling)[:, None, None, :]
+        x = self.upsample(memory)
+        mask = padding_mask(frames.clamp(min=1), x.shape[1])[:, None, None, :]
         crossed = None if self.decoder.layers[0].cross_attention is None else self.decoder.project_memory(memory)
         return self.decoder(x, self_mask=mask, memory=crossed, memory_mask=memory_mask), frames
 
@@ -77,15 +86,7 @@ class CTC(Model):
         """Decode in one pass; greedy scores are the best alignment's log-probability, beam scores the prefix's."""
         hidden, frames = self._frames(src, src_len)
         log_probs = self.output(hidden).log_softmax(-1)  # [b, f, v]
-        if settings.beam == 1:
-            best, alignment = log_probs.max(-1)
-            scores = best.masked_fill(~padding_mask(frames, best.shape[1]), 0.0).sum(1)
-            tokens, lengths = collapse(alignment, frames)
-        else:
-            tokens, lengths, scores = prefix_beam_search(log_probs, frames, settings.beam)
-        lengths = lengths.clamp(max=self.max_target_length)
-        tokens = tokens[:, : self.max_target_length]
-        return Decoded(tokens, lengths, scores, torch.ones_like(lengths))
+        return decode_frames(log_probs, frames, settings.beam, self.max_target_length)
 
     def observed_modules(self) -> dict[str, list[nn.Module]]:
         """The encoder's stack and the stack over frames."""

@@ -12,8 +12,9 @@ Letters in shape comments and annotations, here and in every other file:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -31,6 +32,14 @@ class Options(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True, protected_namespaces=()
     )
+
+    def needs(self) -> frozenset[str]:
+        """Return the roles (see `Role`) that must be filled: to train, for a Config; to decode, for Settings."""
+        return frozenset()
+
+    def misfit(self, config: Options) -> str | None:
+        """Return why a model of `config` cannot decode with these Settings; None if it can."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -59,10 +68,13 @@ class Batch:
     """[b, t] int64 target ids."""
     tgt_len: Tensor
     """[b] int64."""
+    labels: Tensor | None = None
+    """[b, l] int64, padded with 0: what `Family.labels` asks for; None outside training."""
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the same batch on `device`."""
-        return Batch(*(x.to(device, non_blocking=True) for x in (self.src, self.src_len, self.tgt, self.tgt_len)))
+        tensors = (self.src, self.src_len, self.tgt, self.tgt_len, self.labels)
+        return Batch(*(None if x is None else x.to(device, non_blocking=True) for x in tensors))  # type: ignore[arg-type]
 
 
 @dataclass
@@ -90,11 +102,37 @@ class Decoded:
     scores: Tensor
     """[b] float32 log-probability that the decoder gives its output (normalised if it ranks by a normalised one)."""
     iterations: Tensor
-    """[b] int64: steps (AR) or refinement passes (NAT) that the sentence took."""
+    """[b] int64: steps (AR) or rounds of refinement (NAT) that the sentence took."""
 
 
 class Model(nn.Module, ABC):
     """A family's network: a training objective and a decoder."""
+
+    likelihood_is_bound: ClassVar[bool] = False
+    """Whether `log_likelihood` is a lower bound, or an estimate of one."""
+    progress: float
+    """Share of the training budget that is spent, 0-1; the trainer sets it before each `loss`."""
+    companions: dict[str, Model]
+    """Other trained models by role (see `Role`), in eval mode; no part of this module, its weights or its device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.progress = 0.0
+        self.companions = {}  # a plain dict: nn.Module does not look into it
+
+    def companion(self, role: str) -> Model:
+        """Return the model that fills `role`.
+
+        Raises:
+            ValueError: nobody fills it.
+        """
+        if role not in self.companions:
+            raise ValueError(f"{type(self).__name__} needs a companion as {role!r}, and has none")
+        return self.companions[role]
+
+    def begin_training(self) -> None:
+        """Do what comes once before the first update, companions at hand: start from their weights, for instance."""
+        return
 
     @abstractmethod
     def loss(self, batch: Batch, rng: torch.Generator) -> Losses:
@@ -105,12 +143,28 @@ class Model(nn.Module, ABC):
         """Decode sources [b, s] with lengths [b] to final tokens; all that a user waits for happens inside."""
 
     def log_likelihood(self, batch: Batch) -> Tensor | None:
-        """Return log p(tgt | src) in nats per sentence, [b], or None if the family has no tractable likelihood."""
+        """Return log p(tgt | src) in nats per target, [n], or None if the family has no tractable likelihood.
+
+        tgt may have c times as many rows as src: then c consecutive targets share a source, which is encoded once.
+        """
         return None
 
     def observed_modules(self) -> dict[str, list[nn.Module]]:
         """Modules whose forward calls count as passes, under "encoder" and "decoder" (calls of any one are a pass)."""
         return {}
+
+
+@dataclass(frozen=True)
+class Role:
+    """A place for another trained system that a family can use beside its own network."""
+
+    name: str
+    """Key under a system's `companions`; the role `teacher` is filled by the system's `teacher` if not named there."""
+    description: str
+    autoregressive: bool | None = None
+    """Which kind can fill it; None: both."""
+    families: tuple[str, ...] = ()
+    """Families that can fill it; empty: all of that kind."""
 
 
 @dataclass(frozen=True)
@@ -120,10 +174,16 @@ class Family:
     name: str
     config: type[Options]
     settings: type[Options]
-    model: type[Model]
+    model: Callable[[Any, DataSpec], Model]
     """Built as `model(config, data_spec)`."""
     autoregressive: bool
     title: str
     """How tables and figures call it."""
+    roles: tuple[Role, ...] = ()
+    """Roles that its Config or Settings may need."""
+    labels: Literal["fertility", "ctc_alignment"] | None = None
+    """Integers that each training pair carries in `Batch.labels`: per source token, how many target tokens are aligned
+    to it (they sum to the target's length); or the frames of the best alignment under the companion `ctc`, empty where
+    the target does not fit."""
 
     ATTRIBUTE: ClassVar[str] = "FAMILY"

@@ -88,6 +88,31 @@ class Embedding(nn.Module):
         embedded: Tensor = self.dropout(self.tokens(ids) * self.scale + self.positions[start:end])
         return embedded
 
+    def at(self, ids: Tensor, positions: Tensor) -> Tensor:
+        """Embed ids [b, t] that stand at `positions` [b, t], clamped to the model's limit -> [b, t, d]."""
+        codes = self.positions[positions.clamp(max=self.positions.shape[0] - 1)]
+        embedded: Tensor = self.dropout(self.tokens(ids) * self.scale + codes)
+        return embedded
+
+
+@dataclass(frozen=True)
+class Block:
+    """Where m new positions stand in caches whose rows differ in length; see `Block.after`."""
+
+    positions: Tensor
+    """[n, m] int64."""
+    mask: Tensor
+    """[n, 1, m, end] bool: the cached positions, new ones included, that each new one attends to."""
+
+    @classmethod
+    def after(cls, starts: Tensor, size: int, end: int) -> Self:
+        """Return the block of `size` positions from starts [n] on, all of them below `end`.
+
+        What a cache holds at or after a row's start is overwritten or masked: a step back costs nothing.
+        """
+        positions = starts[:, None] + torch.arange(size, device=starts.device)
+        return cls(positions, torch.arange(end, device=starts.device) <= positions[:, None, :, None])
+
 
 @dataclass
 class KeyValues:
@@ -96,6 +121,18 @@ class KeyValues:
     keys: Tensor
     values: Tensor
     length: int
+
+    def put(self, keys: Tensor, values: Tensor, positions: Tensor, end: int) -> None:
+        """Set keys and values [n, h, m, k] at positions [n, m], all below `end`, which the length then reaches.
+
+        Rows differ in length, so that some are masked where others are set. There they hold zeros or what was put
+        before: memory that nobody wrote may hold NaN, which no mask hides.
+        """
+        index = positions[:, None, :, None].expand_as(keys)
+        for buffer, new in ((self.keys, keys), (self.values, values)):
+            buffer[:, :, self.length : end] = 0
+            buffer.scatter_(2, index, new)
+        self.length = max(self.length, end)
 
     def select(self, rows: Tensor) -> None:
         """Keep the batch rows `rows` [m], m <= n, in that order; a row may repeat (beams). Moves only what is set."""
@@ -141,8 +178,8 @@ class Attention(nn.Module):
     ) -> Tensor:
         """Attend from x [b, t, d] to keys and values [m, h, s, k]; `mask` [m, 1, 1|t, s] is True where allowed.
 
-        b is m, or a multiple of it: then b/m consecutive rows of x (the beams of a sentence, t = 1) share one row of
-        keys and values, which is never copied.
+        b is m, or a multiple of it: then b/m consecutive rows of x (the beams or candidates of a sentence) share one
+        row of keys and values, which is never copied; the mask must then be the same at each of their positions.
         """
         b, t, d = x.shape
         query = self.query(x).view(keys.shape[0], -1, self.heads, d // self.heads).transpose(1, 2)  # [m, h, t', k]
@@ -154,9 +191,16 @@ class Attention(nn.Module):
         """Attend from x [b, t, d] to memory [b, s, d] -> [b, t, d]."""
         return self.attend(x, *self.project(memory), mask=mask, causal=causal)
 
-    def step(self, x: Tensor, cache: KeyValues) -> Tensor:
-        """Append the position x [b, 1, d] to the cache and attend to all positions so far -> [b, 1, d]."""
+    def step(self, x: Tensor, cache: KeyValues, block: Block | None = None) -> Tensor:
+        """Append the position x [b, 1, d] to the cache and attend to all positions so far -> [b, 1, d].
+
+        With a `block` of m positions x is [b, m, d], each row's own positions are set and attended from.
+        """
         keys, values = self.project(x)
+        if block is not None:
+            end = block.mask.shape[-1]
+            cache.put(keys, values, block.positions, end)
+            return self.attend(x, cache.keys[:, :, :end], cache.values[:, :, :end], mask=block.mask)
         cache.keys[:, :, cache.length] = keys[:, :, 0]
         cache.values[:, :, cache.length] = values[:, :, 0]
         cache.length += 1
@@ -217,11 +261,16 @@ class Layer(nn.Module):
         return self._rest(x, memory, memory_mask)
 
     def step(
-        self, x: Tensor, cache: KeyValues, memory: tuple[Tensor, Tensor] | None, memory_mask: Tensor | None
+        self,
+        x: Tensor,
+        cache: KeyValues,
+        memory: tuple[Tensor, Tensor] | None,
+        memory_mask: Tensor | None,
+        block: Block | None = None,
     ) -> Tensor:
-        """Run on the next position x [b, 1, d] with the cached earlier ones."""
+        """Run on the next position x [b, 1, d], or the `block` of them, with the cached earlier ones."""
         h = self.norm_self(x) if self.pre_norm else x
-        x = self._add(x, self.self_attention.step(h, cache), self.norm_self)
+        x = self._add(x, self.self_attention.step(h, cache, block), self.norm_self)
         return self._rest(x, memory, memory_mask)
 
     def _rest(self, x: Tensor, memory: tuple[Tensor, Tensor] | None, memory_mask: Tensor | None) -> Tensor:
@@ -271,30 +320,15 @@ class Stack(nn.Module):
         caches: list[KeyValues],
         memory: list[tuple[Tensor, Tensor]] | None = None,
         memory_mask: Tensor | None = None,
+        block: Block | None = None,
     ) -> Tensor:
-        """Run on the next position x [b, 1, d]; appends it to every layer's cache."""
+        """Run on the next position x [b, 1, d], or the `block` of them [b, m, d]; puts it into every layer's cache."""
         for i, layer in enumerate(self.layers):
-            x = layer.step(x, caches[i], None if memory is None else memory[i], memory_mask)  # type: ignore[operator]
+            crossed = None if memory is None else memory[i]
+            x = layer.step(x, caches[i], crossed, memory_mask, block)  # type: ignore[operator]
         result: Tensor = self.final_norm(x)
         return result
 
     def empty_caches(self, batch: int, size: int, like: Tensor) -> list[KeyValues]:
         """Return one empty cache per layer."""
         return [layer.self_attention.empty_cache(batch, size, like) for layer in self.layers]  # type: ignore[union-attr, operator]
-
-
-class SourceEncoder(nn.Module):
-    """Embeds source ids and encodes them."""
-
-    def __init__(self, embedding: Embedding, stack: Stack) -> None:
-        super().__init__()
-        self.embedding = embedding
-        self.stack = stack
-
-    def forward(self, src: Tensor, src_len: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode src [b, s] -> states [b, s, d] and the mask of real positions, [b, 1, 1, s] bool.
-
-        A sentence without tokens would leave attention nothing to attend to, so its first (padding) position counts.
-        """
-        mask = padding_mask(src_len.clamp(min=1), src.shape[1])[:, None, None, :]
-        return self.stack(self.embedding(src), self_mask=mask), mask

@@ -1,19 +1,23 @@
 """Autoregressive Transformer (Vaswani et al. 2017).
 
 Encoder and decoder depth are separate, so that the deep-encoder, shallow-decoder model (Kasai et al. 2021) is a row
-of every comparison. Deviations: pre-norm by default, no dropout on attention weights.
+of every comparison. Deviations: pre-norm by default, no dropout on attention weights. Greedy search and sampling can be
+sped up without another result by a draft (speculative decoding; see `models.decoding.speculative`).
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from functools import partial
+from typing import Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from models.decoding.autoregressive import beam_search, greedy, sample
 from models.decoding.noise import row_seeds
+from models.decoding.settings import AutoregressiveSettings, search
+from models.decoding.speculative import Sampler, drafter_from, speculative
+from models.encoder import SourceEncoder
 from models.interface import (
     BLANK,
     BOS,
@@ -28,9 +32,9 @@ from models.interface import (
     Family,
     Losses,
     Model,
-    Options,
+    Role,
 )
-from models.layers import BackboneConfig, Embedding, KeyValues, SourceEncoder, Stack, padding_mask
+from models.layers import BackboneConfig, Block, Embedding, KeyValues, Stack, padding_mask
 from models.output import OutputLayer
 
 
@@ -41,37 +45,21 @@ class Config(BackboneConfig):
     """Probability mass spread evenly over the emittable symbols."""
 
 
-class Settings(Options):
+class Settings(AutoregressiveSettings):
     """Decoding; swept over one checkpoint."""
 
-    beam: int = Field(1, ge=1)
-    """Beam size; 1 is greedy."""
-    length_penalty: Literal["gnmt", "power"] = "gnmt"
-    """Length normalisation of beam scores: ((5+len)/6)^alpha or len^alpha, eos counted."""
-    alpha: float = Field(0.6, ge=0)
-    """Exponent of the length normalisation; 0 is none."""
-    stopping: Literal["exact", "first_k"] = "first_k"
-    """End a sentence when `beam` hypotheses are finished (customary, fast), or when no live one can still win."""
-    sample: bool = False
-    """Draw tokens at random instead of searching; needs beam 1."""
-    temperature: float = Field(1.0, gt=0)
-    """Divides the logits when sampling."""
-    top_k: int = Field(0, ge=0)
-    """Sample from the k most probable symbols; 0 for all."""
-    top_p: float = Field(1.0, gt=0, le=1)
-    """Sample from the smallest set of symbols with this mass."""
-    seed: int = 1
-    """Seed of sampling."""
-    length_ratio: float = Field(2.0, gt=0)
-    """A sentence ends at length_ratio * source length + length_extra tokens."""
-    length_extra: int = Field(10, ge=0)
-    """See length_ratio."""
+    draft_tokens: int = Field(0, ge=0)
+    """Most tokens of the companion `draft` that a pass verifies (speculative decoding; needs beam 1); 0 is no draft."""
 
     @model_validator(mode="after")
-    def _sampling_has_no_beam(self) -> Settings:
-        if self.sample and self.beam != 1:
-            raise ValueError(f"sample needs beam 1, not {self.beam}")
+    def _draft_has_no_beam(self) -> Self:
+        if self.draft_tokens and self.beam != 1:
+            raise ValueError(f"draft_tokens {self.draft_tokens} needs beam 1, not {self.beam}")
         return self
+
+    def needs(self) -> frozenset[str]:
+        """A draft, for speculative decoding."""
+        return frozenset({"draft"} if self.draft_tokens else ())
 
 
 class Transformer(Model):
@@ -90,21 +78,23 @@ class Transformer(Model):
 
     def loss(self, batch: Batch, rng: torch.Generator) -> Losses:
         """Label-smoothed cross-entropy of tokens and eos, per target token."""
-        hidden, target, _ = self._teacher_forced(batch)
+        hidden, target, _ = self.teacher_forced(batch)
         num_tokens = int(batch.tgt_len.sum())
         row_weight = torch.full((hidden.shape[0],), 1.0 / max(num_tokens, 1), device=hidden.device)
         total, plain = self.output.cross_entropy(hidden, target, row_weight, self.label_smoothing)
         return Losses(total, num_tokens, {"cross_entropy": plain})
 
+    @torch.no_grad()
     def log_likelihood(self, batch: Batch) -> Tensor:
-        """Return log p(tgt, eos | src) per sentence, [b]."""
-        hidden, target, real = self._teacher_forced(batch)
-        log_probs = self.output(hidden).log_softmax(-1).gather(1, target[:, None])[:, 0]
+        """Return log p(tgt, eos | src) per target, [n], without gradient; n/b consecutive targets share a source."""
+        hidden, target, real = self.teacher_forced(batch)
+        _, log_z = self.output.log_partition(hidden, hidden.new_zeros(len(hidden), dtype=torch.float32))
+        log_probs = self.output.logits_of(hidden, target) + self.output.ban[target] - log_z
         per_token = real.new_zeros(real.shape, dtype=torch.float32).masked_scatter(real, log_probs)
         return per_token.sum(1)
 
-    def _teacher_forced(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Return states [n, d] and gold symbols [n] of the real positions, and their mask [b, t+1]."""
+    def teacher_forced(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Return states [n, d] and gold symbols [n] of the real positions of all targets, and their mask [b, t+1]."""
         b, t = batch.tgt.shape
         inputs = torch.cat([batch.tgt.new_full((b, 1), BOS), batch.tgt], dim=1)  # [b, t+1]
         gold = torch.cat([batch.tgt, batch.tgt.new_full((b, 1), PAD)], dim=1)
@@ -117,20 +107,26 @@ class Transformer(Model):
         return states[real], gold[real], real
 
     def decode(self, src: Tensor, src_len: Tensor, settings: Settings) -> Decoded:
-        """Decode greedily, by beam search or by sampling; see `Settings`."""
-        limits = (src_len * settings.length_ratio + settings.length_extra).long().clamp(max=self.max_target_length)
-        stepper = self.stepper(src, src_len, int(limits.max()) + 1 if len(limits) else 1, settings.beam)
-        if settings.sample:
-            seeds = row_seeds(src, src_len, settings.seed)
-            return sample(stepper, limits, seeds, settings.temperature, settings.top_k, settings.top_p)
-        if settings.beam == 1:
-            return greedy(stepper, limits)
-        return beam_search(stepper, limits, settings.beam, settings.length_penalty, settings.alpha, settings.stopping)
+        """Decode greedily, by beam search or by sampling, the first and last with a draft if asked; see `Settings`."""
+        if not settings.draft_tokens:
+            return search(partial(self.stepper, src, src_len), src, src_len, settings, self.max_target_length)
+        limits = settings.limits(src_len, self.max_target_length)
+        longest = int(limits.max()) if len(limits) else 0
+        size = longest + 1 + min(settings.draft_tokens, longest)
+        sampler = Sampler(settings.temperature, settings.top_k, settings.top_p) if settings.sample else None
+        drafter = drafter_from(self.companion("draft"), src, src_len, size, sampler)
+        seeds = row_seeds(src, src_len, settings.seed)
+        stepper = self.block_stepper(src, src_len, size)
+        return speculative(stepper, drafter, limits, settings.draft_tokens, seeds, sampler)
 
     def stepper(self, src: Tensor, src_len: Tensor, size: int, beam: int = 1) -> TransformerStepper:
         """Encode src [b, s] and return the incremental state of b x beam rows for up to `size` steps."""
         memory, mask = self.encoder(src, src_len)
         return TransformerStepper(self, self.decoder.project_memory(memory), mask, size, beam)
+
+    def block_stepper(self, src: Tensor, src_len: Tensor, size: int) -> TransformerStepper:
+        """Encode src [b, s] and return a `BlockStepper` over `size` positions; by this a model can be a draft."""
+        return self.stepper(src, src_len, size)
 
     def observed_modules(self) -> dict[str, list[torch.nn.Module]]:
         """The encoder's stack, and the decoder's last norm, which every cached step runs once."""
@@ -157,6 +153,17 @@ class TransformerStepper:
         logits: Tensor = self.model.output(states[:, 0])
         return logits
 
+    def step_block(self, tokens: Tensor, starts: Tensor, end: int) -> Tensor:
+        """Consume tokens [n, m] at positions starts [n] and on, all below `end`; return float32 logits [n, m, v].
+
+        Forgets what was consumed at or after these positions before; not to be mixed with `step`.
+        """
+        block = Block.after(starts, tokens.shape[1], end)
+        x = self.model.embedding.at(tokens, block.positions)
+        states = self.model.decoder.step(x, self.caches, self.memory, self.mask, block)
+        logits: Tensor = self.model.output(states)
+        return logits
+
     def select(self, rows: Tensor, sentences: Tensor | None) -> None:
         """Keep rows of every cache and sentences of the encoder memory, which the beams of a sentence share."""
         for cache in self.caches:
@@ -166,4 +173,12 @@ class TransformerStepper:
             self.mask = self.mask.index_select(0, sentences)
 
 
-FAMILY = Family("transformer", Config, Settings, Transformer, autoregressive=True, title="Transformer AR")
+FAMILY = Family(
+    "transformer",
+    Config,
+    Settings,
+    Transformer,
+    autoregressive=True,
+    title="Transformer AR",
+    roles=(Role("draft", "proposes tokens that this model verifies several at a time (speculative decoding)"),),
+)

@@ -7,7 +7,9 @@ import re
 from pathlib import Path
 
 from bench.figures.latency import draw_latency, read_latencies
+from bench.figures.multimodality import draw_multimodality
 from bench.figures.pareto import draw_pareto
+from bench.figures.refinement import draw_refinement
 from bench.figures.style import save, styled
 from bench.figures.throughput import draw_throughput
 from bench.records import read_records
@@ -34,6 +36,8 @@ def write_figures(results_dir: Path) -> list[Path]:
             written += save(draw_pareto(task), stem.with_name(f"{stem.name}-quality-speedup"))
             written += save(draw_throughput(task), stem.with_name(f"{stem.name}-throughput"))
             written += save(draw_latency(task, samples), stem.with_name(f"{stem.name}-latency"))
+            written += save(draw_refinement(task), stem.with_name(f"{stem.name}-quality-passes"))
+            written += save(draw_multimodality(task), stem.with_name(f"{stem.name}-multimodality"))
     return written
 
 

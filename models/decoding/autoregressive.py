@@ -48,17 +48,23 @@ def sample(
     """
 
     def draw(logits: Tensor, position: int, seeds: Tensor) -> Tensor:
-        scaled = logits / temperature
-        if top_k:
-            floor = scaled.topk(min(top_k, scaled.shape[1]), dim=1).values[:, -1:]
-            scaled = scaled.masked_fill(scaled < floor, NEGATIVE)
-        if top_p < 1:
-            ordered, order = scaled.sort(dim=1, descending=True)
-            before = ordered.softmax(1).cumsum(1) - ordered.softmax(1)
-            scaled = scaled.masked_fill((before >= top_p).gather(1, order.argsort(1)), NEGATIVE)
+        scaled = truncated(logits, temperature, top_k, top_p)
         return (scaled + gumbel_noise(seeds, position, logits.shape[1])).argmax(-1)
 
     return _one_by_one(stepper, limits, draw, row_seeds)
+
+
+def truncated(logits: Tensor, temperature: float, top_k: int, top_p: float) -> Tensor:
+    """Return logits [n, v] / temperature, minus infinity beyond the top k symbols and the nucleus of mass p."""
+    scaled = logits / temperature
+    if top_k:
+        floor = scaled.topk(min(top_k, scaled.shape[1]), dim=1).values[:, -1:]
+        scaled = scaled.masked_fill(scaled < floor, NEGATIVE)
+    if top_p < 1:
+        ordered, order = scaled.sort(dim=1, descending=True)
+        before = ordered.softmax(1).cumsum(1) - ordered.softmax(1)
+        scaled = scaled.masked_fill((before >= top_p).gather(1, order.argsort(1)), NEGATIVE)
+    return scaled
 
 
 def _one_by_one(

@@ -6,12 +6,27 @@ import torch
 from torch import Tensor
 
 
-def gumbel_noise(seeds: Tensor, position: int, size: int) -> Tensor:
-    """Return standard Gumbel noise [n, size] float32 for rows with `seeds` [n] int64 at `position`."""
+def uniform_noise(seeds: Tensor, position: int | Tensor, size: int) -> Tensor:
+    """Return noise [n, size] float64, strictly between 0 and 1, for rows with `seeds` [n] int64 at `position`.
+
+    position: one for all rows, or [n, 1] int64.
+    """
     columns = torch.arange(size, device=seeds.device)
     mixed = _mix(_mix(_mix(seeds)[:, None] + position) + columns)
-    uniform = ((mixed >> 11) & (2**40 - 1)).double().add_(0.5) / 2**40  # strictly between 0 and 1
-    return -(-uniform.log()).log().float()
+    return ((mixed >> 11) & (2**40 - 1)).double().add_(0.5) / 2**40
+
+
+def gumbel_noise(seeds: Tensor, position: int | Tensor, size: int) -> Tensor:
+    """Return standard Gumbel noise [n, size] float32 for rows with `seeds` [n] int64 at `position` (one, or [n, 1])."""
+    return -(-uniform_noise(seeds, position, size).log()).log().float()
+
+
+def draw_seeds(rng: torch.Generator, count: int) -> Tensor:
+    """Return `count` seeds [n] int64 drawn from `rng`, on its device: one per sentence of a training batch.
+
+    An objective that draws its noise by these seeds gives a sentence the same loss however the batch is padded.
+    """
+    return torch.randint(2**62, (count,), generator=rng, device=rng.device)
 
 
 def row_seeds(src: Tensor, src_len: Tensor, seed: int) -> Tensor:

@@ -102,7 +102,7 @@ def cell(name, seed=1, **settings):
     """Describe a cell of this family."""
     return {
         "id": name, "label": f"label of {name}", "family": "tests.bench.scripted", "config": {},
-        "settings": Settings(**settings).model_dump(), "seed": seed, "system": name, "data": "raw",
+        "settings": Settings(**settings).model_dump(), "seed": seed, "system": name, "data": "raw", "companions": {},
     }  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from bench import collect as collect_module
-from bench import graph as graph_module
+from bench import step_keys
 from bench.collect import Collector, escape, git_state, write_results
 from bench.execution import Result
 from bench.graph import Conditions, build_graph
@@ -99,7 +99,7 @@ def presented(monkeypatch):
 
 @pytest.fixture
 def results(tmp_path, monkeypatch, presented):
-    monkeypatch.setattr(graph_module, "code_fingerprint", lambda modules: "")
+    monkeypatch.setattr(step_keys, "code_fingerprint", lambda modules: "")
     (tmp_path / "small.yaml").write_text(SUITE)
     return Results(tmp_path, tmp_path / "small.yaml")
 

@@ -15,13 +15,16 @@ from matplotlib.text import Text
 from bench.figures import file_name, write_figures
 from bench.figures.labels import neighbours, place, spread_out
 from bench.figures.latency import draw_latency, read_latencies
+from bench.figures.multimodality import draw_multimodality
 from bench.figures.pareto import draw_pareto, front
+from bench.figures.refinement import draw_refinement
 from bench.figures.style import FAMILIES, family_style, styled, text_size, wrap
 from bench.figures.throughput import draw_throughput
 from bench.results import by_task
 from tests.bench.synthetic import NINE, REFERENCES, Spec, failed, records, write_run
 
-KINDS = ("quality-speedup", "throughput", "latency")
+CELL_KINDS = ("quality-speedup", "throughput", "latency")
+KINDS = (*CELL_KINDS, "quality-passes", "multimodality")
 
 
 def texts(path):
@@ -43,6 +46,8 @@ def draw(kind, rows, samples=None):
             "quality-speedup": draw_pareto,
             "throughput": draw_throughput,
             "latency": lambda task: draw_latency(task, samples),
+            "quality-passes": draw_refinement,
+            "multimodality": draw_multimodality,
         }[kind](task)
         figure.draw_without_rendering()
     return figure
@@ -61,7 +66,23 @@ def test_each_figure_is_there_as_png_and_svg(nine):
         assert int.from_bytes(head[16:20], "big") > 1000, "150 dots per inch"
 
 
-@pytest.mark.parametrize("kind", KINDS)
+def test_passes_are_labelled_with_the_parallelism_of_each_model(nine):
+    words = texts(nine / "dates-quality-passes.svg")
+    # 11 tokens in one pass, and only one setting: 11 x 14.0; both settings take one pass: the better one counts.
+    assert "ctc: AUP 154" in words
+    assert f"ctc (distilled): AUP {11 * 89.5:.0f}" in words
+    assert {"Decoder passes per sentence (mean, log scale)", "Tokens per decoder pass (log scale)"} <= set(words)
+
+
+def test_multimodality_has_a_row_for_each_system_and_settings(nine):
+    words = texts(nine / "dates-multimodality.svg")
+    rows = [word for word in words if "[" in word]
+    assert rows == list(dict.fromkeys(f"{cell.system} [{cell.settings}]" for cell in NINE))
+    assert "Mixed-mode rate (%)" in words
+    assert "Repetition rate (%)" not in words, "no cell has it"
+
+
+@pytest.mark.parametrize("kind", CELL_KINDS)
 def test_every_cell_is_named_in_the_svg(nine, kind):
     words = " ".join(texts(nine / f"dates-{kind}.svg")).split()
     for cell in NINE:
@@ -159,7 +180,7 @@ def test_names_are_literal_in_svg_and_png(tmp_path):
     cells = [NINE[0], *(replace(NINE[7], system=name, ms=2.0 + i) for i, name in enumerate(hostile))]
     rows = [replace(r, task="a/b $1$ <t>") for r in records(cells, batch_sizes=(1,))]
     paths = write_figures(write_run(tmp_path, rows))
-    assert len(paths) == 6
+    assert len(paths) == 2 * len(KINDS)
     assert all(path.parent == tmp_path / "figures" for path in paths)
     for path in paths:
         if path.suffix == ".svg":
@@ -187,17 +208,22 @@ def test_what_is_missing_is_said():
     oom = {"value": None, "ci_low": None, "ci_high": None, "status": "oom", "reason": "no room"}
     rows = [replace(r, **oom) if r.system == "ctc" and r.batch_size == 32 else r for r in records()]
     rows.append(failed(Spec("broken", "imputer", "k=1"), "timeout", "too slow"))
-    for kind in KINDS[:2]:
+    for kind in CELL_KINDS[:2]:
         text = " ".join(" ".join(shown(draw(kind, rows))).split())
         assert "Not shown at batch size 32: ctc [search=greedy]: oom at batch 32 (no room)" in text
         assert re.search(r"Not shown at batch size [\d, ]+: broken \[k=1\]: timeout \(too slow\)", text)
-    assert "Not shown: broken [k=1]: timeout (too slow)" in " ".join(" ".join(shown(draw("latency", rows))).split())
+    for kind in KINDS[2:]:
+        assert "Not shown: broken [k=1]: timeout (too slow)" in " ".join(" ".join(shown(draw(kind, rows))).split())
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_figure_without_any_data_says_so(kind):
     rows = [failed(spec) for spec in NINE]
-    words = {"quality-speedup": "No quality and no speed-up", "throughput": "No throughput", "latency": "No latencies"}
+    words = {
+        "quality-speedup": "No quality and no speed-up", "throughput": "No throughput", "latency": "No latencies",
+        "quality-passes": "No quality with decoder passes",
+        "multimodality": "No repetition or mixed-mode rate",
+    }  # fmt: skip
     text = "\n".join(shown(draw(kind, rows)))
     assert f"{words[kind]} in the records." in text
     assert "ctc (distilled) [search=greedy]: failed (loss is NaN at step 120)" in text

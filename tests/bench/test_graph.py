@@ -5,10 +5,12 @@ from dataclasses import replace
 
 import pytest
 
-from bench import graph as graph_module
+from bench import step_keys
 from bench.errors import DataError
 from bench.graph import Conditions, build_graph, slug
 from bench.suite import load_suite
+from models import registry
+from models.interface import Family, Model, Options, Role
 
 SUITE = """
 name: small
@@ -25,7 +27,7 @@ CPU = Conditions("cpu", "float32", 4, "this machine")
 @pytest.fixture(autouse=True)
 def named_code(monkeypatch):
     """Let the fingerprint of code be the names of its modules."""
-    monkeypatch.setattr(graph_module, "code_fingerprint", " ".join)
+    monkeypatch.setattr(step_keys, "code_fingerprint", " ".join)
 
 
 @pytest.fixture
@@ -43,8 +45,13 @@ def suite_path(tmp_path):
 
 @pytest.fixture
 def small(suite_path):
-    """Return a function from overrides to the graph."""
-    return lambda *overrides, conditions=CPU: build_graph(load_suite(suite_path, overrides), conditions)
+    """Return a function from overrides to the graph; its `path` is the suite's file."""
+
+    def build(*overrides, conditions=CPU):
+        return build_graph(load_suite(suite_path, overrides), conditions)
+
+    build.path = suite_path
+    return build
 
 
 def ids(steps):
@@ -75,6 +82,44 @@ def test_a_student_depends_on_its_teacher_of_the_same_seed(small):
     assert distill.parents == {"data": graph.prepares[0].id, "model": teacher.id}
     evaluation = steps["evaluate nat [beam=1] (distilled, seed 2) on text"]
     assert evaluation.parents == {"data": graph.prepares[0].id, "model": student.id}
+
+
+def test_companions_are_parents_of_the_steps_that_need_them(small, monkeypatch):
+    class Needy(Options):
+        def needs(self):
+            return frozenset({"ctc"})
+
+    class Rescored(Options):
+        def needs(self):
+            return frozenset({"teacher"})
+
+    roles = (Role("ctc", ""), Role("teacher", ""))
+    aligned = Family("aligned", Needy, Rescored, Model, False, "A", roles=roles, labels="ctc_alignment")
+    known = registry.built_in_families()
+    monkeypatch.setattr(registry, "built_in_families", lambda: {**known, "aligned": aligned})
+    system = "  - {name: one, family: aligned, teacher: base, companions: {ctc: nat}}\n"
+    graph = build_graph(load_suite(extended(small.path, system)), CPU)
+    steps = {step.label: step for step in graph.work}
+    teacher, ctc = steps["train base (raw, seed 2) on text"], steps["train nat (distilled, seed 2) on text"]
+    targets = steps["distill base (raw, seed 2) on text"]
+    label = steps["label (ctc_alignment) for one (distilled, seed 2) on text"]
+    train = steps["train one (distilled, seed 2) on text"]
+    data = graph.prepares[0].id
+    assert label.parents == {"data": data, "targets": targets.id, "companion_ctc": ctc.id}
+    assert train.parents == label.parents | {"labels": label.id}
+    assert train.spec["companions"] == {"ctc": {"family": "ctc", "config": ctc.spec["config"]}}
+    evaluation = steps["evaluate one (distilled, seed 2) on text"]
+    assert evaluation.parents == {"data": data, "model": train.id, "companion_teacher": teacher.id}
+    measure = graph.measures()["text"]
+    index = [cell["id"] for cell in measure.spec["cells"]].index("one-distilled-s2")
+    assert measure.parents[f"companion{index}_teacher"] == teacher.id
+    assert measure.spec["cells"][index]["companions"] == {"teacher": evaluation.spec["companions"]["teacher"]}
+
+
+def extended(path, lines):
+    """The suite file with lines at its end."""
+    path.write_text(path.read_text() + lines)
+    return path
 
 
 def test_specs_say_what_the_steps_need(small):
@@ -149,10 +194,10 @@ def test_keys_depend_on_code_libraries_device_and_input_files(small, monkeypatch
     assert all_differ(small(conditions=replace(CPU, device="cuda")))
     assert all_differ(small(conditions=replace(CPU, dtype="bfloat16")))
     with monkeypatch.context() as patch:
-        patch.setattr(graph_module, "code_fingerprint", lambda modules: " ".join(modules) + "changed")
+        patch.setattr(step_keys, "code_fingerprint", lambda modules: " ".join(modules) + "changed")
         assert all_differ(small())
     with monkeypatch.context() as patch:
-        patch.setattr(graph_module, "version", lambda name: "0.0")
+        patch.setattr(step_keys, "version", lambda name: "0.0")
         assert all_differ(small())
     (tmp_path / "train.source").write_text("a b\nb d\n")
     assert all_differ(small())
@@ -160,7 +205,7 @@ def test_keys_depend_on_code_libraries_device_and_input_files(small, monkeypatch
 
 def test_the_code_of_a_step_is_its_own_the_family_and_the_task(small, monkeypatch):
     seen = []
-    monkeypatch.setattr(graph_module, "code_fingerprint", lambda modules: seen.append(modules) or "")
+    monkeypatch.setattr(step_keys, "code_fingerprint", lambda modules: seen.append(modules) or "")
     small().measures()
     assert ["bench.preparation", "bench.tasks.parallel_text"] in seen
     assert ["bench.tasks.parallel_text", "bench.training", "models.ctc"] in seen

@@ -48,3 +48,13 @@ def test_observing_counts_sentence_by_sentence():
     assert seen.passes == {"encoder": [1, 1, 1], "decoder": [2, 3, 4]}
     assert seen.iterations == [2, 3, 4]
     assert seen.tokens == [1, 2, 3]
+
+
+def test_passes_of_companions_count_together_and_apart():
+    model, companion = Reverser(Config(), None), Reverser(Config(), None)
+    model.companions = {"teacher": companion}
+    with counted_passes(model) as counts:
+        model.decoder(torch.zeros(1))
+        companion.encoder(torch.zeros(1))
+        companion.decoder(torch.zeros(1))
+    assert counts == {"encoder": 0, "decoder": 1, "companion": 2}

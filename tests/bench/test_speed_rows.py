@@ -1,6 +1,7 @@
 import pytest
 
 from bench.journal import Failure
+from bench.passes import Observation
 from bench.speed_rows import Measured, measurements
 from bench.timing import Point, Timing
 from tests.bench.scripted import find
@@ -135,3 +136,12 @@ def test_peak_memory_is_the_largest_of_the_rounds():
     timings = [Timing(r, point, (MS,), (1,), wall=1.0, peak_memory=m * 2**20) for r, m in enumerate((5, 7, 6))]
     rows = measurements(Measured([{"id": "cell", "label": "", "seed": 1}], [], [point], 8, timings, {}, {}))
     assert (find(rows, "cell", "peak_memory")["value"], find(rows, "cell", "peak_memory")["unit"]) == (7, "MiB")
+
+
+def test_passes_of_companions_have_a_row_only_where_there_are_companions():
+    point = Point("cell", 1)
+    timings = [Timing(0, point, (MS, MS), (3, 4), parts={"tokenise": MS, "detokenise": MS}, wall=1.0)]
+    for passes, expected in (({"decoder": [2, 4]}, []), ({"decoder": [2, 4], "companion": [1, 2]}, [1.5])):
+        seen = {"cell": Observation(passes, [2, 4], [3, 4])}
+        rows = measurements(Measured([{"id": "cell", "label": "", "seed": 1}], [], [point], 2, timings, {}, seen))
+        assert [r["value"] for r in rows if r["metric"] == "companion_passes"] == expected

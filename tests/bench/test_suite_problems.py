@@ -51,7 +51,7 @@ def refused(old="", new="", text=SUITE, overrides=()):
         (
             "    config:\n",
             "    confg:\n",
-            "17: systems[1].confg: unknown key; did you mean 'config'? allowed: config, data,",
+            "17: systems[1].confg: unknown key; did you mean 'config'? allowed: companions, config, data,",
         ),
         ("upsampling: 2", "upsamplin: 2", "18: systems[1].config.upsamplin: unknown key; did you mean 'upsampling'?"),
         (

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from bench import training
 from bench.configs import TrainConfig
 from bench.steps import StepFailure
+from models.interface import UNK
 from models.transformer import Transformer
 from tests.bench import tiny
 
@@ -127,6 +128,18 @@ def test_a_budget_in_minutes_ends_in_time(data, tmp_path):
     assert time.perf_counter() - started < 20
     assert report["curve"][-1]["seconds"] >= 0.03 * 60
     assert len(report["curve"]) == 3
+
+
+def test_pairs_whose_target_nobody_can_emit_are_left_out_and_counted(data, tmp_path):
+    pairs = training.training_pairs(training.PreparedData(data), None)
+    targets = tmp_path / "targets"
+    targets.mkdir()
+    rows = [[UNK] if i < 30 else p.target for i, p in enumerate(pairs)]
+    (targets / "targets.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report = train(tmp_path / "run", data, tiny.spec(budget={"target_tokens": 500}), targets=targets)
+    shares = {r["metric"]: r["value"] for r in report["records"]}
+    assert shares["unknown_targets"] == pytest.approx(100 * 30 / len(pairs))
+    assert all(math.isfinite(point["loss"]) and point["loss"] > 0 for point in report["curve"])
 
 
 def test_students_train_on_distilled_targets(data, tmp_path):

@@ -4,10 +4,10 @@ import torch
 from bench.batching import collate
 from bench.preparation import EncodedPair
 from models.ctc import Settings
-from models.interface import NUM_SPECIAL
+from models.interface import BLANK, NUM_SPECIAL, PAD
 from models.layers import padding_mask
 from tests.models.families import batch_of, build, pairs
-from tests.oracles.ctc import collapse
+from tests.oracles.ctc import best_alignments, collapse, small
 
 A, B = NUM_SPECIAL, NUM_SPECIAL + 1
 
@@ -80,3 +80,24 @@ def test_outputs_are_cut_at_the_length_limit():
         decoded = model.decode(long.src, long.src_len, Settings(beam=2))
     assert (decoded.lengths <= model.max_target_length).all()
     assert (decoded.tokens[~padding_mask(decoded.lengths, decoded.tokens.shape[1])] == 0).all()
+
+
+def test_best_alignments_are_those_of_enumeration():
+    model = build("ctc", seed=5, upsampling=2)
+    items = [
+        EncodedPair([A, B, B], [A, A]),
+        EncodedPair([B], [A, B, A]),
+        EncodedPair([A, B], [B]),
+        EncodedPair([A], []),
+    ]
+    batch = collate(items)
+    with torch.inference_mode():
+        paths, feasible = model.best_alignment(batch)
+        hidden, frames = model._frames(batch.src, batch.src_len)
+        logits = model.output(hidden)[:, :, [BLANK, A, B]]
+    assert feasible.tolist() == [True, False, True, True]  # ABA does not fit into two frames
+    for i, pair in enumerate(items):
+        n = int(frames[i])
+        _, winners = best_alignments(logits[i, :n].tolist(), small(pair.target))
+        assert not winners or tuple(small(paths[i, :n].tolist())) in winners
+        assert (paths[i, n if winners else 0 :] == PAD).all()

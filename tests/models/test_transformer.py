@@ -2,8 +2,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from bench.batching import collate
-from models.interface import BOS, EOS, NUM_SPECIAL
+from bench.batching import collate, pad
+from models.interface import BOS, EOS, NUM_SPECIAL, UNK, Batch
 from models.layers import Attention, Embedding, Stack
 from models.transformer import Config, Settings, TransformerStepper
 from tests.models.families import SPEC, batch_of, build, pairs
@@ -25,6 +25,67 @@ def test_cached_steps_equal_the_full_forward_pass(norm):
         stepper = model.stepper(batch.src, batch.src_len, t + 1)
         for i in range(t + 1):
             torch.testing.assert_close(stepper.step(inputs[:, i]), full[:, i], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_cached_blocks_at_each_row_s_own_position_equal_the_full_forward_pass(norm):
+    model = build("transformer", norm=norm, encoder_layers=2, decoder_layers=3)
+    items = pairs(8, seed=1)
+    batch = collate([type(p)(p.source, [NUM_SPECIAL + (i * j) % 19 for j in range(12)]) for i, p in enumerate(items)])
+    inputs = torch.cat([torch.full((8, 1), BOS), batch.tgt], dim=1)
+    junk = torch.full((8, 4), NUM_SPECIAL + 19)
+    with torch.inference_mode():
+        memory, mask = model.encoder(batch.src, batch.src_len)
+        states = model.decoder(
+            model.embedding(inputs), causal=True, memory=model.decoder.project_memory(memory), memory_mask=mask
+        )
+        full = model.output(states)  # [8, 13, v]
+        stepper = model.stepper(batch.src, batch.src_len, 20)
+        for cache in stepper.caches:  # what memory may hold that nobody wrote
+            cache.keys.fill_(float("nan"))
+            cache.values.fill_(float("nan"))
+        rows, done = torch.arange(8), torch.zeros(8, dtype=torch.long)
+        # Of each block a row keeps its own number of tokens; the next block starts behind them and rolls back the rest.
+        for kept in ([1, 2, 3, 4, 1, 2, 3, 4], [4, 1, 2, 1, 4, 3, 1, 1], [2, 4, 1, 1, 1, 4, 4, 1]):
+            columns = done[:, None] + torch.arange(4)
+            tokens = inputs[rows[:, None], columns.clamp(max=12)]
+            got = stepper.step_block(tokens, done, int(done.max()) + 4)
+            real = columns <= 12
+            expected = full[rows[:, None], columns.clamp(max=12)]
+            torch.testing.assert_close(got[real], expected[real], atol=1e-5, rtol=1e-5)
+            done = done + torch.tensor(kept)[rows]
+            stepper.step_block(junk[: len(rows)], done, int(done.max()) + 4)  # refused as a whole
+            left = torch.arange(len(rows)) != 2  # a row leaves each time
+            rows, done = rows[left], done[left]
+            stepper.select(left.nonzero()[:, 0], left.nonzero()[:, 0])
+        assert done.unique().numel() >= 4
+
+
+def test_targets_that_share_a_source_have_the_likelihood_of_pairs():
+    model = build("transformer", encoder_layers=2, decoder_layers=2)
+    sources, targets = pairs(3, seed=5), pairs(12, seed=6)
+    shared = collate([type(p)(sources[i // 4].source, p.target) for i, p in enumerate(targets)])
+    src, src_len = pad([p.source for p in sources])
+    expected = model.log_likelihood(shared)
+    encoded = []
+    model.encoder.stack.register_forward_hook(lambda *args: encoded.append(len(args[1][0])))
+    got = model.log_likelihood(Batch(src, src_len, shared.tgt, shared.tgt_len))
+    torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-5)
+    assert encoded == [3]  # each source once
+    # By hand, from one distribution a position.
+    for i in (0, 7, 11):
+        stepper = model.stepper(*pad([sources[i // 4].source]), 20)
+        total, last = 0.0, BOS
+        for symbol in [*targets[i].target, EOS]:
+            total += stepper.step(torch.tensor([last])).log_softmax(-1)[0, symbol].item()
+            last = symbol
+        assert got[i].item() == pytest.approx(total, rel=1e-4)
+
+
+def test_targets_that_cannot_be_emitted_have_no_probability():
+    model = build("transformer")
+    batch = collate([type(p)(p.source, [*p.target, special]) for p, special in zip(pairs(2), (UNK, BOS), strict=True)])
+    assert model.log_likelihood(batch).tolist() == [float("-inf")] * 2
 
 
 def test_reordered_caches_continue_the_right_prefix():

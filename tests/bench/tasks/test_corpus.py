@@ -99,6 +99,19 @@ def test_lines_of_a_file(tmp_path: Path, content: bytes, lines: list[str]) -> No
         ("x.txt", b"cut \xe2\x82", ":1: invalid UTF-8 (byte 0xe2"),
         ("x.txt", "text\n".encode("utf-16"), ":1: invalid UTF-8 (byte 0xff"),
     ],
+    ids=[
+        "missing",
+        "empty",
+        "only-a-bom",
+        "empty-file-named-gz",
+        "gzip-of-nothing",
+        "plain-text-named-gz",
+        "gzip-cut-short",
+        "bad-byte-on-line-2",
+        "latin-1",
+        "cut-character",
+        "utf-16",
+    ],
 )
 def test_file_that_cannot_be_read(tmp_path: Path, name: str, content: bytes | None, problem: str) -> None:
     path = tmp_path / name

@@ -1,0 +1,53 @@
+"""Steps with the keys that follow from all they depend on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib.metadata import version
+from typing import Any
+
+from bench.steps import MODULES, Step
+from bench.store import code_fingerprint, key_of
+
+StepId = tuple[str, str]
+
+LIBRARIES = {
+    "prepare": ("babel", "numpy", "sentencepiece"),
+    "train": ("numpy", "sentencepiece", "torch"),
+    "distill": ("sentencepiece", "torch"),
+    "label": ("eflomal", "numpy", "torch"),
+    "evaluate": ("jiwer", "numpy", "sacrebleu", "sentencepiece", "torch"),
+    "measure": ("numpy", "sentencepiece", "torch"),
+}
+"""Libraries whose version can change what a step of the kind gives."""
+
+SECONDS = {"prepare": 10.0, "distill": 60.0, "label": 20.0, "evaluate": 20.0}
+"""Rough times of the other steps."""
+
+HOUR = 3600.0
+TIME_LIMITS = {"prepare": 6 * HOUR, "distill": 24 * HOUR, "label": 6 * HOUR, "evaluate": 6 * HOUR}
+
+
+def make_step(
+    kind: str,
+    spec: dict[str, Any],
+    parents: dict[str, StepId],
+    modules: Iterable[str],
+    extra: dict[str, Any] | None = None,
+    **options: Any,
+) -> Step:
+    """Return a step with the key that follows from all it depends on.
+
+    modules: what the step imports by name (families, tasks) beside its own module; extra: what its result depends on
+    that the spec does not say; options: fields of `Step`, the usual time and limit of the kind by default.
+    """
+    description = {
+        "kind": kind,
+        "spec": spec,
+        "parents": parents,
+        "code": code_fingerprint(sorted({MODULES[kind], *modules})),
+        "libraries": {name: version(name) for name in LIBRARIES[kind]},
+        "extra": extra or {},
+    }
+    usual = {"seconds": SECONDS.get(kind, 0.0), "time_limit": TIME_LIMITS.get(kind)}
+    return Step(kind, key_of(description), spec, parents, **(usual | options))

@@ -1,0 +1,150 @@
+"""Decoding by insertion (Stern et al. 2019): in every slot at once, or in the best slot alone."""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn.functional import pad
+
+from models.decoding.refinement import Canvas, lowest, refine_until_done
+from models.interface import BOS, EOS, PAD, Decoded, Options
+from models.layers import padding_mask
+from models.slots import Termination
+
+
+class InsertionSettings(Options):
+    """Decoding; swept over one checkpoint."""
+
+    mode: Literal["parallel", "serial"] | None = None
+    """Insert in every unfinished slot at once, or in the best slot of the sentence alone. None: parallel if the model
+    was trained for it (slot finalisation), else serial."""
+    eos_penalty: float = Field(0.0, ge=0)
+    """Subtracted from the log-probability of eos, in nats; more of it makes longer outputs."""
+    iterations: int | None = Field(None, ge=1)
+    """Most passes of the decoder; None: as many as the longest output can need."""
+
+    def misfit(self, config: Options) -> str | None:
+        """Parallel decoding does not fit sequence finalisation."""
+        try:
+            self.is_serial(getattr(config, "termination", "slot"))
+        except ValueError as error:
+            return str(error)
+        return None
+
+    def is_serial(self, termination: Termination) -> bool:
+        """Return whether a model with this termination decodes serially.
+
+        Raises:
+            ValueError: parallel decoding with sequence finalisation. Its empty slots are not trained to stay empty, so
+                nothing tells which slots to insert in.
+        """
+        if self.mode is None:
+            return termination == "sequence"
+        if self.mode == "parallel" and termination == "sequence":
+            raise ValueError(
+                "mode 'parallel' needs a model with termination 'slot', not 'sequence', which allows mode 'serial'"
+            )
+        return self.mode == "serial"
+
+
+class SlotNetwork(Protocol):
+    """What a family supplies: its choice for every slot of a canvas, by one pass of its decoder."""
+
+    termination: Termination
+
+    def propose(self, canvas: Canvas, eos_penalty: float) -> tuple[Tensor, Tensor]:
+        """Return the best symbol of each slot and its log-probability without the penalty, [n, t-1] each.
+
+        canvas: t positions, bos and eos included; what is returned of slots beyond its length does not matter.
+        """
+        ...
+
+    def select(self, rows: Tensor) -> None:
+        """Keep rows `rows` [m] of whatever state there is, in that order (rising)."""
+        ...
+
+
+def insert_until_done(
+    network: SlotNetwork, sentences: int, device: torch.device, limit: int, settings: InsertionSettings
+) -> Decoded:
+    """Decode `sentences` from empty canvases to at most `limit` tokens each.
+
+    Iterations are passes of the decoder: the one that finds every slot ended, or the sentence, is among them; a
+    sentence that is `limit` tokens long needs none such. Scores are the log-probabilities of all insertions when they
+    were made, plus those of the ends that stopped the sentence.
+
+    Raises:
+        ValueError: the model does not decode in the mode that is asked for.
+    """
+    serial = settings.is_serial(network.termination)
+    start = torch.tensor([BOS, EOS], device=device).repeat(sentences, 1)
+    lengths = torch.full((sentences,), 2, device=device)
+    canvas = Canvas(start, lengths, torch.zeros(start.shape, device=device))
+    inserter = SlotInserter(network, limit, serial, settings.eos_penalty)
+    passes = limit if settings.iterations is None else min(limit, settings.iterations)  # each but the last inserts
+    canvas, iterations = refine_until_done(inserter, canvas, passes)
+    lengths = canvas.lengths - 2
+    tokens = canvas.tokens[:, 1:-1]
+    tokens = tokens.masked_fill(~padding_mask(lengths, tokens.shape[1]), PAD)
+    return Decoded(tokens, lengths, canvas.scores.sum(1), iterations)
+
+
+class SlotInserter:
+    """The refiner. Its canvases hold bos and eos; the score of eos is that of the ends that stopped the row."""
+
+    def __init__(self, network: SlotNetwork, limit: int, serial: bool, eos_penalty: float) -> None:
+        self.network = network
+        self.limit = limit
+        self.serial = serial
+        self.eos_penalty = eos_penalty
+
+    def refine(self, canvas: Canvas, iteration: int) -> tuple[Canvas, Tensor]:
+        """Insert what the network proposes; a row is done when nothing is inserted or nothing more fits.
+
+        Where more is proposed than fits, the most probable insertions are made.
+        """
+        ids, log_probs = self.network.propose(canvas, self.eos_penalty)
+        real = padding_mask(canvas.lengths - 1, ids.shape[1])
+        ends = (ids == EOS) & real
+        by_slot = self.network.termination == "slot"
+        candidates = real & ~ends if by_slot else real
+        room = self.limit + 2 - canvas.lengths
+        cost = (self.eos_penalty * ends - log_probs).masked_fill(~candidates, float("inf"))
+        taken = lowest(cost, room.clamp(max=1) if self.serial else room) & candidates
+        chosen = taken & ~ends
+        stopped = ~chosen.any(1)
+        end_score = log_probs.masked_fill(~(ends if by_slot else taken), 0.0).sum(1) * stopped
+        canvas = insert(canvas, chosen, ids, log_probs)
+        canvas.scores.scatter_(1, canvas.lengths[:, None] - 1, end_score[:, None])
+        return canvas, stopped | (canvas.lengths == self.limit + 2)
+
+    def select(self, rows: Tensor) -> None:
+        """Keep `rows` of the network's state."""
+        self.network.select(rows)
+
+
+def insert(canvas: Canvas, chosen: Tensor, ids: Tensor, log_probs: Tensor) -> Canvas:
+    """Return the canvases [n, t] with one symbol more in every chosen slot, as wide as the longest needs.
+
+    Args:
+        canvas: at least two positions wide; slot i lies between positions i and i + 1.
+        chosen: [n, t-1] bool, False for slots beyond the length.
+        ids: [n, t-1] symbols.
+        log_probs: [n, t-1] float32, their scores.
+    """
+    n, t = canvas.tokens.shape
+    inserted = chosen.cumsum(1)  # up to and including each slot
+    lengths = canvas.lengths + inserted[:, -1]
+    width = int(lengths.max())
+    at = torch.arange(t, device=chosen.device)
+    moved = (at + pad(inserted, (1, 0))).masked_fill(~padding_mask(canvas.lengths, t), width)
+    placed = (at[:-1] + inserted).masked_fill(~chosen, width)
+    index = torch.cat([moved, placed], dim=1)  # what goes to `width` is cut off
+    tokens = canvas.tokens.new_full((n, width + 1), PAD)
+    tokens.scatter_(1, index, torch.cat([canvas.tokens, ids], dim=1))
+    scores = canvas.scores.new_zeros((n, width + 1))
+    scores.scatter_(1, index, torch.cat([canvas.scores, log_probs], dim=1))
+    return Canvas(tokens[:, :width], lengths, scores[:, :width])

@@ -1,0 +1,77 @@
+"""How an autoregressive model decodes: the settings that such families share, and the search that they name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from models.decoding.autoregressive import Stepper, beam_search, greedy, sample
+from models.decoding.noise import row_seeds
+from models.interface import Decoded, Options
+
+
+class AutoregressiveSettings(Options):
+    """Decoding; swept over one checkpoint."""
+
+    beam: int = Field(1, ge=1)
+    """Beam size; 1 is greedy."""
+    length_penalty: Literal["gnmt", "power"] = "gnmt"
+    """Length normalisation of beam scores: ((5+len)/6)^alpha or len^alpha, eos counted."""
+    alpha: float = Field(0.6, ge=0)
+    """Exponent of the length normalisation; 0 is none."""
+    stopping: Literal["exact", "first_k"] = "first_k"
+    """End a sentence when `beam` hypotheses are finished (customary, fast), or when no live one can still win."""
+    sample: bool = False
+    """Draw tokens at random instead of searching; needs beam 1."""
+    temperature: float = Field(1.0, gt=0)
+    """Divides the logits when sampling."""
+    top_k: int = Field(0, ge=0)
+    """Sample from the k most probable symbols; 0 for all."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    """Sample from the smallest set of symbols with this mass."""
+    seed: int = 1
+    """Seed of sampling."""
+    length_ratio: float = Field(2.0, gt=0)
+    """A sentence ends at length_ratio * source length + length_extra tokens."""
+    length_extra: int = Field(10, ge=0)
+    """See length_ratio."""
+
+    @model_validator(mode="after")
+    def _sampling_has_no_beam(self) -> Self:
+        if self.sample and self.beam != 1:
+            raise ValueError(f"sample needs beam 1, not {self.beam}")
+        return self
+
+    def limits(self, src_len: Tensor, max_target_length: int) -> Tensor:
+        """Return the most tokens that each sentence may emit, [b] int64, for source lengths [b]."""
+        return (src_len * self.length_ratio + self.length_extra).long().clamp(max=max_target_length)
+
+
+def search(
+    stepper: Callable[[int, int], Stepper],
+    src: Tensor,
+    src_len: Tensor,
+    settings: AutoregressiveSettings,
+    max_target_length: int,
+) -> Decoded:
+    """Decode greedily, by beam search or by sampling, as `settings` say.
+
+    Args:
+        stepper: called once as `stepper(size, beam)`; encodes the sources and returns the incremental state of
+            b x beam rows, the beams of a sentence side by side, for at most `size` steps.
+        src: [b, s] source ids; sampling draws its noise by them.
+        src_len: [b].
+        settings: which search, and its parameters.
+        max_target_length: most tokens of any output, whatever the settings say.
+    """
+    limits = settings.limits(src_len, max_target_length)
+    state = stepper(int(limits.max()) + 1 if len(limits) else 1, settings.beam)
+    if settings.sample:
+        seeds = row_seeds(src, src_len, settings.seed)
+        return sample(state, limits, seeds, settings.temperature, settings.top_k, settings.top_p)
+    if settings.beam == 1:
+        return greedy(state, limits)
+    return beam_search(state, limits, settings.beam, settings.length_penalty, settings.alpha, settings.stopping)

@@ -1,0 +1,105 @@
+"""Mask-Predict: a conditional masked language model (Ghazvininejad et al. 2019).
+
+Training hides n tokens of the target, n uniform in 1..|y| inclusive, and predicts them from the others and the source.
+Decoding starts from a canvas of predicted length that is all masked, and makes T passes in total: before each, the
+tokens of least confidence are masked again, fewer every time; tokens that stay keep the probability they were chosen
+with. Lengths count neither bos nor eos, which the canvas does not hold.
+
+Deviations from the paper: pre-norm by default, no dropout on attention weights.
+From its published code: n includes |y|, so that the canvas that decoding starts from is trained; before a late pass
+floor(N(T-i)/T) may be no token at all (the code masks at least one), and the pass, which then changes nothing, is still
+made, so that T passes are T passes; mask and unk are two symbols; special symbols are never predicted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from models.decoding.noise import draw_seeds, uniform_noise
+from models.decoding.refinement import Canvas, MaskedDecoder, MaskFiller, lowest, masked_canvas, refine_until_done
+from models.interface import MASK, Batch, DataSpec, Decoded, Family, Losses, Options
+from models.layers import BackboneConfig, padding_mask
+from models.length import CanvasModel, best_candidates
+
+
+class Config(BackboneConfig):
+    """Shape and objective; a change means retraining."""
+
+    label_smoothing: float = Field(0.1, ge=0, lt=1)
+    """Probability mass spread evenly over the emittable symbols."""
+    length_loss_weight: float = Field(1.0, gt=0)
+    """Weight of a sentence's length cross-entropy beside that of one masked token."""
+
+
+class Settings(Options):
+    """Decoding; swept over one checkpoint."""
+
+    iterations: int = Field(10, ge=1)
+    """Passes T of the decoder, the first included."""
+    length_beam: int = Field(1, ge=1)
+    """Most probable lengths decoded side by side; the highest mean log-probability per token wins."""
+
+
+class MaskPredict(CanvasModel):
+    """Predicts masked tokens, each as important as any other."""
+
+    def __init__(self, config: Config, data: DataSpec) -> None:
+        super().__init__(config, data)
+        self.label_smoothing = config.label_smoothing
+        self.length_loss_weight = config.length_loss_weight
+
+    def loss(self, batch: Batch, rng: torch.Generator) -> Losses:
+        """Smoothed cross-entropy of masked tokens plus that of lengths, divided by the masked tokens of the batch.
+
+        So every masked token weighs the same, whichever sentence it is from and however many were masked with it.
+        """
+        memory, length_log_probs = self.encode(batch.src, batch.src_len)
+        masked = roll_in(batch.tgt_len, batch.tgt.shape[1], draw_seeds(rng, len(batch.tgt)))
+        states = self.states_at(masked, batch, memory)  # [m, d]
+        weight = states.new_full((len(states),), 1 / max(len(states), 1), dtype=torch.float32)
+        tokens, plain = self.output.cross_entropy(states, batch.tgt[masked], weight, self.label_smoothing)
+        lengths = self.lengths.loss(length_log_probs, batch.tgt_len) / max(len(states), 1)
+        total = tokens + self.length_loss_weight * lengths
+        parts = {"cross_entropy": plain, "length": lengths.detach()}
+        return Losses(total, int(batch.tgt_len.sum()), parts)
+
+    def decode(self, src: Tensor, src_len: Tensor, settings: Settings) -> Decoded:
+        """Decode in exactly `iterations` passes; scores are mean log-probabilities per token, without the length's."""
+        memory, length_log_probs = self.encode(src, src_len)
+        lengths, _ = self.lengths.best(length_log_probs, settings.length_beam)  # [b, c]
+        network = MaskedDecoder(self.decoder, self.output, memory, lengths.shape[1])
+        refiner = Remasking(network, settings.iterations)
+        canvas, iterations = refine_until_done(refiner, masked_canvas(lengths.flatten()), settings.iterations)
+        return best_candidates(canvas.tokens, canvas.lengths, canvas.scores, iterations, lengths.shape[1])
+
+
+def roll_in(tgt_len: Tensor, width: int, seeds: Tensor) -> Tensor:
+    """Return [b, width] bool: which tokens of targets with tgt_len [b] are masked; n uniform in 1..|y|, then which."""
+    count = (uniform_noise(seeds, 0, 1)[:, 0] * tgt_len).long() + 1
+    noise = uniform_noise(seeds, 1, width).masked_fill(~padding_mask(tgt_len, width), float("inf"))
+    return lowest(noise, count.minimum(tgt_len))
+
+
+class Remasking:
+    """The refiner: masks the least confident tokens again, and fills every mask."""
+
+    def __init__(self, network: MaskFiller, iterations: int) -> None:
+        self.network = network
+        self.iterations = iterations
+
+    def refine(self, canvas: Canvas, iteration: int) -> tuple[Canvas, None]:
+        """Mask floor(N(T-i)/T) tokens, all N in round i = 0, and predict them; nobody is done before round T."""
+        counts = canvas.lengths * (self.iterations - iteration) // self.iterations
+        masked = lowest(canvas.scores, counts)  # never padding: its score is 0, and no log-probability is higher
+        return self.network.fill(replace(canvas, tokens=canvas.tokens.masked_fill(masked, MASK))), None
+
+    def select(self, rows: Tensor) -> None:
+        """Keep `rows` of the network's state."""
+        self.network.select(rows)
+
+
+FAMILY = Family("mask_predict", Config, Settings, MaskPredict, autoregressive=False, title="Mask-Predict")

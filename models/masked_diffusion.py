@@ -1,0 +1,166 @@
+"""Masked diffusion: absorbing-state discrete diffusion of the target given the source.
+
+MDLM (Sahoo et al. 2024) and LLaDA (Nie et al. 2025); decoding by a confidence threshold as in Fast-dLLM (Wu et al.
+2025). It is Mask-Predict's modern twin, of the same network, and differs from it in three things: the loss masks each
+token independently with probability t, t uniform in (0, 1], and weights masked tokens by 1/t, so that it is a bound of
+the negative log-likelihood; a token once committed is never masked again; a sentence stops when no mask is left.
+
+Deviations: t is kept above `min_mask_ratio` (LLaDA's code does the same), because the variance of the loss is
+unbounded near 0; the length is predicted and the canvas holds neither eos nor padding; decoding commits the most
+confident tokens (LLaDA's low-confidence remasking) at temperature 0, not MDLM's random ones; all at once, without
+Fast-dLLM's blocks and caches; no time embedding, as in LLaDA; pre-norm by default.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from models.decoding.noise import draw_seeds, row_seeds, uniform_noise
+from models.decoding.refinement import Canvas, MaskedDecoder, MaskFiller, lowest, masked_canvas, refine_until_done
+from models.interface import MASK, Batch, DataSpec, Decoded, Family, Losses, Options
+from models.layers import BackboneConfig, padding_mask
+from models.length import CanvasModel, best_candidates
+
+BOUND_SAMPLES = 16
+"""Masks per sentence behind `log_likelihood`."""
+
+
+class Config(BackboneConfig):
+    """Shape and objective; a change means retraining."""
+
+    length_loss_weight: float = Field(1.0, gt=0)
+    """Weight of the length's cross-entropy; at 1 the loss bounds -log p(length, tokens | source)."""
+    min_mask_ratio: float = Field(1e-3, ge=0, lt=1)
+    """Least probability t with which tokens are masked; at 0 the loss is the bound exactly."""
+
+
+class Settings(Options):
+    """Decoding; swept over one checkpoint."""
+
+    steps: int = Field(10, ge=1)
+    """Passes of the decoder, each of which commits an equal share; a sentence of fewer tokens takes one pass each."""
+    threshold: float | None = Field(None, gt=0, le=1)
+    """If set, a pass commits each token of a higher probability, at least one, and `steps` does not count."""
+    length_beam: int = Field(1, ge=1)
+    """Most probable lengths decoded side by side; the highest mean log-probability per token wins."""
+
+
+class MaskedDiffusion(CanvasModel):
+    """Predicts masked tokens, weighted so that the objective bounds the likelihood."""
+
+    likelihood_is_bound = True
+
+    def __init__(self, config: Config, data: DataSpec) -> None:
+        super().__init__(config, data)
+        self.length_loss_weight = config.length_loss_weight
+        self.min_mask_ratio = config.min_mask_ratio
+
+    def loss(self, batch: Batch, rng: torch.Generator) -> Losses:
+        """Cross-entropy of masked tokens over t, plus that of lengths, divided by the target tokens of the batch.
+
+        It is an unbiased estimate of the bound per target token. A sentence of which nothing is masked adds nothing:
+        drawing again would bias the bound.
+        """
+        memory, length_log_probs = self.encode(batch.src, batch.src_len)
+        offset = torch.rand((), generator=rng, device=rng.device, dtype=torch.float64)
+        ratio = mask_ratios(offset, len(batch.tgt), self.min_mask_ratio)
+        masked = roll_in(batch.tgt_len, batch.tgt.shape[1], ratio, draw_seeds(rng, len(batch.tgt)))
+        states = self.states_at(masked, batch, memory)  # [m, d]
+        num_tokens = int(batch.tgt_len.sum())
+        weight = (1 / ratio).float()[:, None].expand(masked.shape)[masked] / max(num_tokens, 1)
+        tokens, plain = self.output.cross_entropy(states, batch.tgt[masked], weight)
+        lengths = self.lengths.loss(length_log_probs, batch.tgt_len) / max(num_tokens, 1)
+        return Losses(
+            tokens + self.length_loss_weight * lengths,
+            num_tokens,
+            {"bound": plain + lengths.detach(), "length": lengths.detach()},
+        )
+
+    def log_likelihood(self, batch: Batch) -> Tensor:
+        """Estimate a lower bound of log p(tgt | src) [n] from `BOUND_SAMPLES` masks; see `bound`."""
+        return self.bound(batch, BOUND_SAMPLES)
+
+    @torch.no_grad()
+    def bound(self, batch: Batch, samples: int) -> Tensor:
+        """Estimate log p(|y|) + E_n E_S [|y|/n sum_{i in S} log p(y_i | the rest)] <= log p(y) per sentence, [n].
+
+        n is uniform in 1..|y| and S, which is masked, a uniform set of n tokens: the same expectation as over t
+        (Nie et al. 2025), of less variance. n is stratified over the `samples`; all draws depend on the sentence alone,
+        so the estimate is deterministic. A target of a length that cannot be predicted has probability 0.
+        """
+        memory, length_log_probs = self.encode(batch.src, batch.src_len)
+        seeds = row_seeds(batch.tgt, batch.tgt_len, seed=0)
+        offset = uniform_noise(seeds, 0, 1)[:, 0]
+        real = padding_mask(batch.tgt_len, batch.tgt.shape[1])
+        total = self.lengths.log_probability(length_log_probs, batch.tgt_len)
+        for sample in range(samples):
+            count = (((sample + offset) / samples * batch.tgt_len).long() + 1).minimum(batch.tgt_len)
+            noise = uniform_noise(seeds, sample + 1, batch.tgt.shape[1]).masked_fill(~real, float("inf"))
+            masked = lowest(noise, count)
+            states, gold = self.states_at(masked, batch, memory), batch.tgt[masked]
+            _, log_z = self.output.log_partition(states, torch.ones_like(gold, dtype=torch.float32))
+            log_probs = self.output.logits_of(states, gold) - log_z  # [m]
+            per_token = torch.zeros(masked.shape, device=masked.device).masked_scatter(masked, log_probs)
+            total = total + per_token.sum(1) * (batch.tgt_len / count.clamp(min=1) / samples)
+        return total
+
+    def decode(self, src: Tensor, src_len: Tensor, settings: Settings) -> Decoded:
+        """Decode until no mask is left; scores are mean log-probabilities per token, without the length's."""
+        memory, length_log_probs = self.encode(src, src_len)
+        lengths, _ = self.lengths.best(length_log_probs, settings.length_beam)  # [b, c]
+        network = MaskedDecoder(self.decoder, self.output, memory, lengths.shape[1])
+        start = masked_canvas(lengths.flatten())
+        if settings.threshold is None:
+            refiner, limit = Committing(network, settings.steps, None), settings.steps
+        else:
+            refiner, limit = Committing(network, 0, settings.threshold), start.tokens.shape[1]
+        canvas, iterations = refine_until_done(refiner, start, limit)
+        return best_candidates(canvas.tokens, canvas.lengths, canvas.scores, iterations, lengths.shape[1])
+
+
+def mask_ratios(offset: Tensor, count: int, least: float) -> Tensor:
+    """Return `count` ratios t in (least, 1], float64: evenly spaced from `offset` in [0, 1) on, modulo 1.
+
+    With a uniform `offset` each is uniform by itself, and together they cover the range (Kingma et al. 2021, as MDLM).
+    """
+    even = (offset + torch.arange(count, device=offset.device) / max(count, 1)) % 1  # [0, 1)
+    return 1 - (1 - least) * even
+
+
+def roll_in(tgt_len: Tensor, width: int, ratio: Tensor, seeds: Tensor) -> Tensor:
+    """Return [b, width] bool: which tokens of targets with tgt_len [b] are masked, each with probability ratio [b]."""
+    return (uniform_noise(seeds, 0, width) < ratio[:, None]) & padding_mask(tgt_len, width)
+
+
+class Committing:
+    """The refiner: fills every mask, and keeps the most confident of the new tokens for good."""
+
+    def __init__(self, network: MaskFiller, steps: int, threshold: float | None) -> None:
+        """Commit an equal share in each of `steps` rounds, or all above `threshold` if that is given."""
+        self.network = network
+        self.steps = steps
+        self.threshold = threshold
+
+    def refine(self, canvas: Canvas, iteration: int) -> tuple[Canvas, Tensor]:
+        """Commit tokens to masks; a row without masks is done."""
+        masked = canvas.tokens == MASK
+        filled = self.network.fill(canvas)
+        doubt = (-filled.scores).masked_fill(~masked, float("inf"))
+        if self.threshold is None:  # N // K tokens in each of K rounds, one more in the first N % K
+            commit = lowest(doubt, canvas.lengths // self.steps + (iteration < canvas.lengths % self.steps))
+        else:
+            commit = lowest(doubt, torch.ones_like(canvas.lengths)) | (doubt < -math.log(self.threshold))
+        masked &= ~commit
+        return replace(filled, tokens=filled.tokens.masked_fill(masked, MASK)), ~masked.any(1)
+
+    def select(self, rows: Tensor) -> None:
+        """Keep `rows` of the network's state."""
+        self.network.select(rows)
+
+
+FAMILY = Family("masked_diffusion", Config, Settings, MaskedDiffusion, autoregressive=False, title="Masked diffusion")

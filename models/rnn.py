@@ -1,0 +1,182 @@
+"""Recurrent sequence-to-sequence models (Sutskever et al. 2014; Bahdanau et al. 2015; Luong et al. 2015).
+
+`attention: none` is Sutskever's: the encoder's last state is all that the decoder gets. `dot` is Luong's global
+attention: the decoder's top state attends, and tanh(W [context; state]) is classified. `additive` is Bahdanau's: the
+previous state attends through a one-layer network, the context feeds the cell, and a maxout layer over state, word and
+context is classified; of a stack of layers the first one attends and the others run above it (Wu et al. 2016).
+
+Deviations, all variants: bidirectional encoder, d/2 per direction, its layers' last states mapped by one learned layer
+to the first states of the decoder's layers (Sutskever and Luong copy them, Bahdanau maps the backward one); tied
+embeddings, scaled by sqrt(d); dropout between layers (Zaremba et al. 2014); forget gates start open (Jozefowicz et al.
+2015). `none`: the source is not reversed, as the encoder reads both ways. `dot`: no input feeding, so that training
+runs over whole targets. `additive`: the maxout layer sees the new state, as the paper's text says, not the previous one
+of its appendix. `gru`: the reset gate acts after the recurrent matrix, as in cuDNN.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from models.decoding.settings import AutoregressiveSettings, search
+from models.interface import (
+    BLANK,
+    BOS,
+    EOS,
+    MASK,
+    PAD,
+    PLH,
+    UNK,
+    Batch,
+    DataSpec,
+    Decoded,
+    Family,
+    Losses,
+    Model,
+    Options,
+)
+from models.layers import padding_mask
+from models.output import CHUNK_LOGITS, OutputLayer
+from models.recurrent import Annotations, Bridge, EarlyDecoder, Encoder, LateDecoder, State, initialise
+
+
+class Config(Options):
+    """Shape and objective; a change means retraining."""
+
+    encoder_layers: int = Field(2, ge=1)
+    """Layers of the encoder, each bidirectional."""
+    decoder_layers: int = Field(2, ge=1)
+    """Layers of the decoder."""
+    model_dim: int = Field(512, ge=2)
+    """Model width d: of embeddings, of decoder states, and of both directions of the encoder together; even."""
+    dropout: float = Field(0.1, ge=0, lt=1)
+    """Dropout on embeddings, between layers and before the output."""
+    label_smoothing: float = Field(0.1, ge=0, lt=1)
+    """Probability mass spread evenly over the emittable symbols."""
+    cell: Literal["rnn", "gru", "lstm"] = "lstm"
+    """Elman's tanh unit, the gated unit of Cho et al. 2014, or the long short-term memory."""
+    attention: Literal["none", "additive", "dot"] = "additive"
+    """None (the encoder's last state is the only bridge), Bahdanau's or Luong's."""
+
+    @model_validator(mode="after")
+    def _directions_share_width(self) -> Self:
+        if self.model_dim % 2:
+            raise ValueError(f"model_dim {self.model_dim} must be even: half of it per direction of the encoder")
+        return self
+
+
+class Settings(AutoregressiveSettings):
+    """Decoding; swept over one checkpoint."""
+
+
+class RNN(Model):
+    """Recurrent encoder-decoder with tied embeddings."""
+
+    def __init__(self, config: Config, data: DataSpec) -> None:
+        super().__init__()
+        c = config
+        self.label_smoothing = c.label_smoothing
+        self.max_source_length = data.max_source_length
+        self.max_target_length = data.max_target_length
+        self.embedding = nn.Embedding(data.vocab_size, c.model_dim, padding_idx=PAD)
+        self.scale = math.sqrt(c.model_dim)
+        self.dropout = nn.Dropout(c.dropout)
+        self.encoder = Encoder(c.cell, c.model_dim, c.encoder_layers, c.dropout)
+        self.bridge = Bridge(c.cell, c.model_dim, c.encoder_layers, c.decoder_layers)
+        shape = (c.cell, c.model_dim, c.decoder_layers, c.dropout)
+        early = c.attention == "additive"
+        self.decoder = EarlyDecoder(*shape) if early else LateDecoder(*shape, attention=c.attention == "dot")
+        self.output = OutputLayer(self.embedding.weight, banned=(PAD, BOS, UNK, MASK, BLANK, PLH))
+        initialise(self)
+
+    def loss(self, batch: Batch, rng: torch.Generator) -> Losses:
+        """Label-smoothed cross-entropy of tokens and eos, per target token."""
+        features, target, _ = self.teacher_forced(batch)
+        num_tokens = int(batch.tgt_len.sum())
+        row_weight = torch.full((features.shape[0],), 1.0 / max(num_tokens, 1), device=features.device)
+        total, plain = self.output.cross_entropy(features, target, row_weight, self.label_smoothing)
+        return Losses(total, num_tokens, {"cross_entropy": plain})
+
+    def log_likelihood(self, batch: Batch) -> Tensor:
+        """Return log p(tgt, eos | src) per target, [n]; see `Model.log_likelihood` for several targets a source."""
+        features, target, real = self.teacher_forced(batch)
+        rows = max(1, CHUNK_LOGITS // self.output.weight.shape[0])  # never all logits at once
+        parts = zip(torch.split(features, rows), torch.split(target, rows), strict=True)
+        log_probs = torch.cat([self.output(x).log_softmax(-1).gather(1, y[:, None])[:, 0] for x, y in parts])
+        return real.new_zeros(real.shape, dtype=torch.float32).masked_scatter(real, log_probs).sum(1)
+
+    def teacher_forced(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Return features [m, d] and gold symbols [m] of the n targets' real positions, and their mask [n, t+1]."""
+        n, t = batch.tgt.shape
+        inputs = torch.cat([batch.tgt.new_full((n, 1), BOS), batch.tgt], dim=1)  # [n, t+1]
+        gold = torch.cat([batch.tgt, batch.tgt.new_full((n, 1), PAD)], dim=1)
+        gold.scatter_(1, batch.tgt_len[:, None], EOS)
+        real = padding_mask(batch.tgt_len + 1, t + 1)
+        state, source = self.encode(batch.src, batch.src_len, n // batch.src.shape[0])
+        features, _ = self.read(inputs, state, source)
+        return features[real], gold[real], real
+
+    def encode(self, src: Tensor, src_len: Tensor, copies: int = 1) -> tuple[State, Annotations | None]:
+        """Encode src [b, s] -> the decoder's first state for `copies` rows per sentence, and what they attend to.
+
+        Raises:
+            ValueError: a source longer than the model's limit.
+        """
+        lengths = src_len.cpu()
+        if int(lengths.max()) > self.max_source_length:
+            raise ValueError(
+                f"a source of {int(lengths.max())} tokens exceeds the model's limit of {self.max_source_length}"
+            )
+        states, last = self.encoder(self._embed(src), lengths)
+        state = tuple(part.repeat_interleave(copies, dim=1) for part in self.bridge(last))
+        attention = self.decoder.attention
+        return state, None if attention is None else attention.annotate(states, src_len)
+
+    def read(self, tokens: Tensor, state: State, source: Annotations | None) -> tuple[Tensor, State]:
+        """Return the features [n, t, d] after each of the next tokens [n, t], and the state after the last."""
+        features, state = self.decoder(self._embed(tokens), state, source)
+        return self.dropout(features), state
+
+    def _embed(self, ids: Tensor) -> Tensor:
+        embedded: Tensor = self.dropout(self.embedding(ids) * self.scale)
+        return embedded
+
+    def decode(self, src: Tensor, src_len: Tensor, settings: Settings) -> Decoded:
+        """Decode greedily, by beam search or by sampling; see `Settings`."""
+        return search(lambda _, beam: self.stepper(src, src_len, beam), src, src_len, settings, self.max_target_length)
+
+    def stepper(self, src: Tensor, src_len: Tensor, beam: int = 1) -> RNNStepper:
+        """Encode src [b, s] and return the incremental state of b x beam rows."""
+        return RNNStepper(self, *self.encode(src, src_len, beam))
+
+    def observed_modules(self) -> dict[str, list[nn.Module]]:
+        """The encoder and the decoder, which every step runs once."""
+        return {"encoder": [self.encoder], "decoder": [self.decoder]}
+
+
+class RNNStepper:
+    """Hidden states per row, and the annotations of each sentence, which its beams share."""
+
+    def __init__(self, model: RNN, state: State, source: Annotations | None) -> None:
+        self.model = model
+        self.state = state
+        self.source = source
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """Consume tokens [n], return float32 logits [n, v]."""
+        features, self.state = self.model.read(tokens[:, None], self.state, self.source)
+        logits: Tensor = self.model.output(features[:, 0])
+        return logits
+
+    def select(self, rows: Tensor, sentences: Tensor | None) -> None:
+        """Keep rows of the states and sentences of the annotations."""
+        self.state = tuple(part.index_select(1, rows) for part in self.state)
+        if sentences is not None and self.source is not None:
+            self.source = self.source.select(sentences)
+
+
+FAMILY = Family("rnn", Config, Settings, RNN, autoregressive=True, title="RNN AR")

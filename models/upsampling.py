@@ -1,0 +1,32 @@
+"""Frames for alignment models: more positions than the source has, so that a target with its blanks fits in them.
+
+As in Libovicky & Helcl 2018 each encoder state is projected to k frames; sinusoids then tell the frames apart.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from models.layers import sinusoids
+
+
+class Upsampler(nn.Linear):
+    """Projects each encoder state to `factor` frames and adds the frames' positions."""
+
+    positions: Tensor
+    """[f, d] position codes of as many frames as the longest source has."""
+
+    def __init__(self, dim: int, factor: int, max_source_length: int) -> None:
+        super().__init__(dim, factor * dim)
+        self.factor = factor
+        self.register_buffer("positions", sinusoids(max_source_length * factor, dim), persistent=False)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Return the inputs of all frames, [b, f, d] with f = s * factor, for encoder states [b, s, d].
+
+        Position i becomes frames i * factor to (i + 1) * factor - 1; with n source positions the first n * factor
+        frames are real.
+        """
+        b, s, d = states.shape
+        frames: Tensor = super().forward(states).view(b, s * self.factor, d) + self.positions[: s * self.factor]
+        return frames

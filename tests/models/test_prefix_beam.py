@@ -1,0 +1,59 @@
+import math
+
+import pytest
+import torch
+
+from models.decoding.prefix_beam import prefix_beam_search
+from models.interface import BLANK, NUM_SPECIAL
+from tests.oracles import ctc as oracle
+from tests.oracles.ctc import small
+
+A, B, C = NUM_SPECIAL, NUM_SPECIAL + 1, NUM_SPECIAL + 2
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_prefix_beam_with_full_width_equals_exhaustive_search(seed):
+    generator = torch.Generator().manual_seed(seed)
+    f, v = 5, NUM_SPECIAL + 2
+    logits = torch.full((2, f, v), float("-inf"))
+    logits[:, :, [BLANK, A, B]] = 2 * torch.randn(2, f, 3, generator=generator)
+    log_probs = logits.log_softmax(-1)
+    frames = torch.tensor([5, 3])
+    tokens, lengths, scores = prefix_beam_search(log_probs, frames, beam=64)  # more than all 2^6-1 strings
+    for i in range(2):
+        table = oracle.string_probabilities(log_probs[i, : frames[i]][:, [BLANK, A, B]].tolist())
+        best = max(table, key=table.get)
+        assert tuple(small(tokens[i, : lengths[i]].tolist())) == best
+        assert scores[i].item() == pytest.approx(math.log(table[best]), abs=1e-4)
+
+
+def test_prefix_beam_sums_alignments_where_greedy_does_not():
+    # Both frames prefer blank (0.6), yet "a" collects 0.4*0.4 + 2*0.4*0.6 = 0.64 against 0.36 for "".
+    log_probs = torch.full((1, 2, NUM_SPECIAL + 1), float("-inf"))
+    log_probs[:, :, BLANK], log_probs[:, :, A] = math.log(0.6), math.log(0.4)
+    tokens, lengths, scores = prefix_beam_search(log_probs, torch.tensor([2]), beam=2)
+    assert tokens[0, : lengths[0]].tolist() == [A]
+    assert scores.exp().item() == pytest.approx(0.64)
+
+
+def test_prefix_beam_does_not_depend_on_the_batch():
+    torch.manual_seed(3)
+    log_probs = (3 * torch.randn(4, 9, NUM_SPECIAL + 12)).log_softmax(-1)
+    frames = torch.tensor([9, 4, 7, 1])
+    tokens, lengths, _ = prefix_beam_search(log_probs, frames, beam=3)
+    for i in range(4):
+        alone, n, _ = prefix_beam_search(log_probs[i : i + 1, : frames[i]], frames[i : i + 1], beam=3)
+        assert alone[0, : n[0]].tolist() == tokens[i, : lengths[i]].tolist()
+
+
+def test_prefix_beam_merges_into_a_held_prefix_whatever_the_rank_of_its_symbol():
+    # After the first frame the beam of two holds "a" (0.55) and "" (0.45). In the second, "a" is only fourth, yet ""
+    # grows into the held "a" by it: 0.55 * (0.24 + 0.18) + 0.45 * 0.18 = 0.312.
+    log_probs = torch.full((1, 2, NUM_SPECIAL + 4), float("-inf"))
+    for symbol, probability in {A: 0.55, BLANK: 0.45}.items():
+        log_probs[0, 0, symbol] = math.log(probability)
+    for symbol, probability in {B: 0.20, C: 0.19, C + 1: 0.19, A: 0.18, BLANK: 0.24}.items():
+        log_probs[0, 1, symbol] = math.log(probability)
+    tokens, lengths, scores = prefix_beam_search(log_probs, torch.tensor([2]), beam=2)
+    assert tokens[0, : lengths[0]].tolist() == [A]
+    assert scores.exp().item() == pytest.approx(0.312)
