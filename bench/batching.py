@@ -7,16 +7,30 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from bench.preparation import EncodedPair
+from bench.preparation import EncodedPair, Source
 from models.interface import PAD, Batch
 
 
 def collate(pairs: Sequence[EncodedPair]) -> Batch:
     """Pad `pairs` into one batch; every side is at least one position wide."""
-    src, src_len = pad([p.source for p in pairs])
+    src, src_len = pad_sources([p.source for p in pairs])
     tgt, tgt_len = pad([p.target for p in pairs])
     labels = pad([p.labels or [] for p in pairs])[0] if any(p.labels is not None for p in pairs) else None
     return Batch(src, src_len, tgt, tgt_len, labels)
+
+
+def pad_sources(sources: Sequence[Source]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return ids [b, s] padded with PAD, or frames [b, s, features] float32 padded with 0, and their lengths [b]."""
+    recordings = [source for source in sources if isinstance(source, np.ndarray)]
+    if not recordings:
+        return pad(sources)  # type: ignore[arg-type]
+    assert len(recordings) == len(sources), "a batch holds either ids or frames"
+    lengths = torch.tensor([len(x) for x in recordings], dtype=torch.long)
+    shape = (len(recordings), max([1, *map(len, recordings)]), recordings[0].shape[1])
+    padded = np.zeros(shape, dtype=np.float32)
+    for i, frames in enumerate(recordings):
+        padded[i, : len(frames)] = frames
+    return torch.from_numpy(padded), lengths
 
 
 def pad(rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -52,21 +66,30 @@ class TrainingBatches:
     """An endless, stateless stream of training batches: epoch and position determine a batch.
 
     Within an epoch sentences are shuffled, sorted by length inside windows of `window` sentences, cut into batches
-    by target positions, and the batches shuffled; all of it seeded by (seed, epoch).
+    by positions, and the batches shuffled; all of it seeded by (seed, epoch).
     """
 
     def __init__(
-        self, pairs: Sequence[EncodedPair], max_tokens: int, max_sentences: int, seed: int, window: int = 8192
+        self,
+        pairs: Sequence[EncodedPair],
+        max_tokens: int,
+        max_sentences: int,
+        seed: int,
+        max_frames: int = 8000,
+        window: int = 8192,
     ) -> None:
+        """Cut batches of at most `max_tokens` positions, or of speech `max_frames` frames, padding included."""
         if not pairs:
             raise ValueError("no training pairs")
         self.pairs = pairs
-        self.max_tokens = max_tokens
+        speech = isinstance(pairs[0].source, np.ndarray)
+        self.max_size = max_frames if speech else max_tokens
         self.max_sentences = max_sentences
         self.seed = seed
         self.window = window
-        # Both sides cost work: the longer one is what a batch is measured by, and eos needs a position.
-        self.sizes = [max(len(p.source), len(p.target)) + 1 for p in pairs]
+        # Both sides cost work: the longer one is what a batch is measured by, and eos needs a position. A transcript
+        # is always shorter than its recording.
+        self.sizes = [len(p.source) if speech else max(len(p.source), len(p.target)) + 1 for p in pairs]
 
     def epoch(self, number: int) -> list[list[int]]:
         """Return the batches of an epoch as indices of pairs."""
@@ -77,7 +100,7 @@ class TrainingBatches:
             part = shuffled[start : start + self.window]
             # A stable sort over shuffled items: sentences of equal size meet in a new order each epoch.
             part = part[np.argsort([self.sizes[i] for i in part], kind="stable")]
-            batches += bucket(self.sizes, part.tolist(), self.max_tokens, self.max_sentences)
+            batches += bucket(self.sizes, part.tolist(), self.max_size, self.max_sentences)
         return [batches[i] for i in rng.permutation(len(batches))]
 
     def stream(self, epoch: int, position: int) -> Iterator[tuple[int, int, Batch]]:

@@ -20,17 +20,17 @@ MODEL_FILE = "model.safetensors"
 
 
 def load_model(
-    family_name: str, config: dict[str, Any], data_spec: DataSpec, model_folder: Path, device: torch.device | str
+    family: str, config: dict[str, Any], data_spec: DataSpec, model_folder: Path, device: torch.device | str = "cpu"
 ) -> Model:
-    """Build the model of `family_name` and fill it from `model_folder`; it is on `device` and in eval mode.
+    """Build the model of `family` and fill it from `model_folder`; it is on `device` and in eval mode.
 
     Raises:
         LookupError: no such family.
         ValueError: the file is damaged or does not fit the model.
         FileNotFoundError: the folder holds no model.
     """
-    family = load_family(family_name)
-    model = family.model(family.config(**config), data_spec)
+    kind = load_family(family)
+    model = kind.model(kind.config(**config), data_spec)
     file = model_folder / MODEL_FILE
     try:
         weights = load_file(file)

@@ -16,13 +16,29 @@ class Budget(Options):
     target_tokens: int | None = Field(None, gt=0)
     """Target tokens to train on (padding and eos not counted); gives the same run on every visit."""
     minutes: float | None = Field(None, gt=0)
-    """Wall-clock minutes of training, development-set decoding included; how far it gets depends on the machine."""
+    """Minutes of training, development-set decoding included: of CPU time if it has one CPU thread, which other
+    processes do not shorten, else of the wall clock. How far it gets depends on the machine."""
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Budget:
         if (self.target_tokens is None) == (self.minutes is None):
             raise ValueError("set exactly one of target_tokens and minutes")
         return self
+
+
+class SpecAugment(Options):
+    """SpecAugment (Park et al. 2019) without time warping: masks of random place and width, filled with the mean."""
+
+    time_masks: int = Field(2, ge=0)
+    """Masks over time."""
+    time_width: int = Field(40, ge=0)
+    """Frames of the widest of them; the width is uniform from 0."""
+    time_share: float = Field(0.2, gt=0, le=1)
+    """No mask covers more than this share of a recording."""
+    frequency_masks: int = Field(2, ge=0)
+    """Masks over frequency."""
+    frequency_width: int = Field(27, ge=0)
+    """Features of the widest of them; the width is uniform from 0."""
 
 
 class TrainConfig(Options):
@@ -33,7 +49,14 @@ class TrainConfig(Options):
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field((1,), min_length=1)
     """Training seeds, each once; each is a cell of its own."""
     batch_tokens: int = Field(1024, gt=0)
-    """Largest number of target positions in a batch, padding included."""
+    """Largest number of positions of a batch's longer side, source or target, padding included."""
+    batch_frames: int = Field(8000, gt=0)
+    """Largest number of feature frames in a batch, padding included; for speech, in place of batch_tokens."""
+    spec_augment: SpecAugment | None = None
+    """Masking of training features (speech only); none by default."""
+    init: str | None = None
+    """System on whose encoder, trained on raw data, the others' start (their own budget comes on top, and tables say
+    so); none by default."""
     max_batch_sentences: int = Field(512, gt=0)
     """Largest number of sentences in a batch."""
     learning_rate: float = Field(2e-3, gt=0)
@@ -79,7 +102,9 @@ class DistillConfig(Options):
     alpha: float = Field(0.6, ge=0)
     """Exponent of the length normalisation."""
     batch_tokens: int = Field(4096, gt=0)
-    """Largest number of source positions in a decoding batch, padding included."""
+    """Largest number of source tokens in a decoding batch, padding included."""
+    batch_frames: int = Field(32_000, gt=0)
+    """Largest number of feature frames in a decoding batch, padding included; for speech, in place of batch_tokens."""
     batch_sentences: int = Field(128, ge=1)
     """Largest number of sentences in a decoding batch."""
     shard_sentences: int = Field(1000, ge=1)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from bench.batching import bucket, pad
+from bench.batching import bucket, pad_sources
 from bench.checkpoint import inference
+from bench.preparation import Source
 from models.interface import Model, Options
 
 
@@ -18,15 +19,15 @@ class Output:
     score: float
 
 
-def length_order(sources: Sequence[Sequence[int]]) -> list[int]:
+def length_order(sources: Sequence[Source]) -> list[int]:
     """Return indices of `sources`, longest first, so that memory peaks at once and padding stays small."""
     return sorted(range(len(sources)), key=lambda i: -len(sources[i]))
 
 
-def decode_batch(model: Model, sources: Sequence[Sequence[int]], settings: Options, precision: str) -> list[Output]:
-    """Decode `sources` as one batch, from id lists to id lists."""
+def decode_batch(model: Model, sources: Sequence[Source], settings: Options, precision: str) -> list[Output]:
+    """Decode `sources` as one batch, from sources to id lists."""
     device = next(model.parameters()).device
-    src, src_len = pad(sources)
+    src, src_len = pad_sources(sources)
     with inference(device.type, precision):
         decoded = model.decode(src.to(device), src_len.to(device), settings)
     tokens, lengths = decoded.tokens.tolist(), decoded.lengths.tolist()
@@ -38,7 +39,7 @@ def decode_batch(model: Model, sources: Sequence[Sequence[int]], settings: Optio
 
 def decode_corpus(
     model: Model,
-    sources: Sequence[Sequence[int]],
+    sources: Sequence[Source],
     settings: Options,
     batch_size: int,
     precision: str,
@@ -47,7 +48,7 @@ def decode_corpus(
 ) -> list[Output]:
     """Decode `sources` in batches of similar length; outputs come back in the order of `sources`.
 
-    batch_size: sentences per batch; max_tokens: padded source tokens per batch, no limit by default;
+    batch_size: sentences per batch; max_tokens: padded source positions per batch, no limit by default;
     after_batch: told the number of sentences done after each batch.
     """
     model.eval()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,17 @@ def run(spec: dict[str, Any], folder: Path, parents: dict[str, Path], progress: 
     data = PreparedData(parents["data"])
     family = load_family(spec["family"])
     model = load_model(spec["family"], spec["config"], data.data_spec, parents["model"], spec["device"])
-    settings = family.settings.model_validate(
-        {"beam": config.beam, "length_penalty": config.length_penalty, "alpha": config.alpha}
-    )
+    search: dict[str, Any] = {"beam": config.beam}
+    if config.beam > 1:
+        search |= {"length_penalty": config.length_penalty, "alpha": config.alpha}
+    settings = family.settings.model_validate(search)
     sources = [pair.source for pair in data.encode(data.examples("train"))]
-    unique = sorted({tuple(s) for s in sources}, key=lambda s: (-len(s), s))
+    # No two recordings are equal; of texts that are, the first one stands for all.
+    first: dict[Hashable, int] = {}
+    owners = [first.setdefault(i if data.speech else tuple(s), i) for i, s in enumerate(sources)]
+    unique = sorted(set(owners), key=lambda i: (-len(sources[i]), i))
     size = config.shard_sentences
-    decoded: dict[tuple[int, ...], list[int]] = {}
+    decoded: dict[int, list[int]] = {}
     started, fresh_tokens = time.perf_counter(), 0
     for start in range(0, len(unique), size):
         shard = unique[start : start + size]
@@ -42,7 +47,12 @@ def run(spec: dict[str, Any], folder: Path, parents: dict[str, Path], progress: 
             targets = json.loads(file.read_text(encoding="utf-8"))
         else:
             outputs = decode_corpus(
-                model, shard, settings, config.batch_sentences, spec["dtype"], max_tokens=config.batch_tokens
+                model,
+                [sources[i] for i in shard],
+                settings,
+                config.batch_sentences,
+                spec["dtype"],
+                max_tokens=config.batch_frames if data.speech else config.batch_tokens,
             )
             targets = [o.tokens for o in outputs]
             write_atomically(file, json.dumps(targets))
@@ -50,7 +60,7 @@ def run(spec: dict[str, Any], folder: Path, parents: dict[str, Path], progress: 
         decoded.update(zip(shard, targets, strict=True))
         speed = fresh_tokens / (time.perf_counter() - started)
         progress(done=min(1.0, (start + size) / len(unique)), tokens_per_second=speed)
-    lines = [json.dumps(decoded[tuple(s)]) for s in sources]
+    lines = [json.dumps(decoded[i]) for i in owners]
     write_atomically(folder / "targets.jsonl", "\n".join(lines) + "\n")
     write_json(
         folder / "distillation.json",
@@ -58,7 +68,7 @@ def run(spec: dict[str, Any], folder: Path, parents: dict[str, Path], progress: 
             "sentences": len(sources),
             "distinct_sources": len(unique),
             "tokens": sum(map(len, decoded.values())),
-            "empty_outputs": sum(not decoded[tuple(s)] for s in sources),
+            "empty_outputs": sum(not decoded[i] for i in owners),
         },
     )
     for file in folder.glob("shard-*.json"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,13 @@ from bench.batching import collate
 from bench.checkpoint import inference, load_companions, load_model
 from bench.configs import QualityConfig
 from bench.decoding import decode_corpus
+from bench.errors_by_position import errors_by_position
 from bench.preparation import EncodedPair, PreparedData, build_task
-from bench.quality import perplexity, score
+from bench.quality import Score, perplexity, score
 from bench.steps import Progress, write_json
 from bench.store import write_atomically
+from bench.subsets import Subset
+from bench.tasks.base import Example, Task
 from models.interface import Model
 from models.registry import load_family
 
@@ -46,7 +50,7 @@ def run(spec: dict[str, Any], folder: Path, parents: dict[str, Path], progress: 
         for e, h, o in zip(examples, hypotheses, outputs, strict=True)
     ]
     write_atomically(folder / "hypotheses.jsonl", "\n".join(lines) + "\n")
-    scores = score(task.metrics, hypotheses, examples, bootstrap_samples=config.bootstrap_samples)
+    scores = scores_of(task, hypotheses, examples, config.bootstrap_samples)
     likelihoods = log_likelihoods(model, pairs, config.batch_size, spec["dtype"])
     if likelihoods is not None:
         lengths = np.array([len(p.target) for p in pairs])
@@ -58,6 +62,27 @@ def run(spec: dict[str, Any], folder: Path, parents: dict[str, Path], progress: 
             bound = "|upper-bound:estimated" if model.likelihood_is_bound else ""
             scores.append(replace(value, signature=value.signature + left_out + bound))
     write_json(folder / "scores.json", [asdict(s) for s in scores])
+
+
+def scores_of(task: Task, hypotheses: Sequence[str], examples: Sequence[Example], samples: int) -> list[Score]:
+    """Return the task's metrics over all examples, then over each subset, and for CER where its errors are.
+
+    samples: resamplings behind the intervals. Subsets come in the order of their tags and rising numbers.
+
+    Raises:
+        ValueError: the task puts an example into what is no subset.
+    """
+    scores = score(task.metrics, hypotheses, examples, bootstrap_samples=samples)
+    parts: dict[Subset, list[int]] = {}
+    for i, example in enumerate(examples if task.subset_metrics else ()):
+        if name := task.subset(example):
+            parts.setdefault(Subset.parse(name), []).append(i)
+    for part, members in sorted(parts.items()):
+        texts, own = [hypotheses[i] for i in members], [examples[i] for i in members]
+        scores += score(task.subset_metrics, texts, own, bootstrap_samples=samples, subset=str(part))
+    if "cer" in task.metrics:
+        scores += errors_by_position(hypotheses, examples)
+    return scores
 
 
 def log_likelihoods(model: Model, pairs: list[EncodedPair], batch_size: int, precision: str) -> np.ndarray | None:

@@ -13,6 +13,7 @@ import sys
 import tempfile
 from bisect import bisect_left
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import eflomal  # type: ignore[import-untyped]
@@ -92,29 +93,39 @@ def _run(folder: Path, pairs: int, seed: int) -> None:
     """Align the files `source` and `target` of `folder` into `links`."""
     # The schedule of eflomal's own front end: the more text, the fewer rounds.
     rounds = max(2, round(5000 / math.sqrt(pairs)))
-    command = [
-        *(str(_seeded_aligner(folder, seed)), "-q", "-m", "3", "-n", str(SAMPLERS), "-N", str(NULL_PRIOR)),
+    options = [
+        *("-q", "-m", "3", "-n", str(SAMPLERS), "-N", str(NULL_PRIOR)),
         *("-s", "source", "-t", "target", "-f", "links"),
         *("-1", str(max(2, rounds // 4)), "-2", str(max(1, rounds // 4)), "-3", str(rounds)),
     ]
     # With several threads the samplers would get their seeds in the order in which they happen to start.
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    run = partial(subprocess.run, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     try:
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        try:
+            done = run([str(_seeded_aligner(folder, seed)), *options])
+        except PermissionError:  # no program may be run from the folder of temporary files
+            done = run([str(_aligner()), *options])
     except OSError as error:
         raise UserError(f"eflomal, the word aligner, cannot be run: {error}") from error
     if done.returncode:
         raise UserError(f"eflomal, the word aligner, failed with status {done.returncode}: {done.stderr.strip()}")
 
 
+def _aligner() -> Path:
+    """Return eflomal's program."""
+    return Path(eflomal.__file__).parent / "bin" / "eflomal"
+
+
 def _seeded_aligner(folder: Path, seed: int) -> Path:
     """Return a copy of eflomal's program in `folder` that draws from `seed`.
 
     eflomal 2.0 has no option for that: it reads eight bytes from the system's entropy. The copy reads them from a file.
-    Where that is not possible (other systems than Linux, another version) it is the program itself, unseeded; labels
+    Where that is not possible (other systems than Linux, another version; a folder of temporary files that no program
+    may be run from, which only running it shows) it is the program itself, unseeded; labels
     are then as good, but not the same when they are made anew.
     """
-    program = Path(eflomal.__file__).parent / "bin" / "eflomal"
+    program = _aligner()
     try:
         code = program.read_bytes()
     except OSError as error:

@@ -15,17 +15,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.preparation import build_task
-from bench.step_keys import HOUR, make_step
+from bench.step_keys import HOUR, make_step, training_time
 from bench.steps import Step, role_key
 from bench.suite import Cell, Filled, Suite, TaskEntry, TrainedModel, model_id
 from models.registry import family_module, load_family
 
 StepId = tuple[str, str]
-
-TOKENS_PER_SECOND = {"cpu": 10_000, "cuda": 200_000}
-"""Training speed of a small model, for estimates only."""
-SLOWEST_TOKENS_PER_SECOND = 200
-"""A training slower than this is taken for hung."""
 
 
 @dataclass(frozen=True)
@@ -218,14 +213,10 @@ class _Builder:
         if labels is not None:
             parents["labels"] = labels.id
         parents |= {role_key(role): c.step.id for role, c in companions.items()}
-        budget = model.train.budget
-        if budget.minutes is not None:
-            seconds = 60 * budget.minutes
-            limit = 2 * seconds + HOUR / 2
-        else:
-            assert budget.target_tokens is not None
-            seconds = budget.target_tokens / TOKENS_PER_SECOND[self.conditions.device]
-            limit = budget.target_tokens / SLOWEST_TOKENS_PER_SECOND + HOUR / 2
+        init = self._companions(model, [model.init] if model.init is not None else []).get("init")
+        if init is not None:
+            parents["init"] = init.step.id
+        seconds, limit = training_time(model.train.budget, self.conditions.device)
         spec = {
             "family": model.family,
             "config": model.config,
@@ -235,13 +226,15 @@ class _Builder:
             "task": model.task.task,
             "task_config": model.task.config,
             "companions": {role: c.description for role, c in companions.items()},
+            "init": None if init is None else init.description,
             **self.where,
         }
+        others = [*companions.values(), *([init] if init is not None else [])]
         return make_step(
             "train",
             spec,
             parents,
-            [family_module(model.family), _task_module(model.task), *(c.module for c in companions.values())],
+            [family_module(model.family), _task_module(model.task), *(c.module for c in others)],
             label=f"train {_describe(model)}",
             threads=model.train.threads,
             seconds=seconds,
@@ -265,7 +258,7 @@ class _Builder:
             return None
         spec: dict[str, Any] = {"labels": kind, **self.where}
         modules = []
-        if kind == "fertility":
+        if kind == "fertility" and model.task.modality == "text":
             spec |= {"max_fertility": model.config["max_fertility"], "seed": model.seed, "device": "cpu"}
         else:
             ctc = companions["ctc"]

@@ -15,7 +15,7 @@ from bench.fertilities import fertilities
 from bench.preparation import EncodedPair, PreparedData
 from bench.steps import Progress, write_json
 from bench.store import write_atomically
-from models.interface import PAD, Model
+from models.interface import BLANK, PAD, Model
 
 BATCH_SENTENCES = 64
 
@@ -31,11 +31,14 @@ def run(spec: dict[str, Any], folder: Path, parents: dict[str, Path], progress: 
         pairs = [EncodedPair(p.source, t) for p, t in zip(pairs, read_targets(parents["targets"]), strict=True)]
     began = time.perf_counter()
     progress(done=0.0)
-    if spec["labels"] == "fertility":
-        rows = fertilities([p.source for p in pairs], [p.target for p in pairs], spec["max_fertility"], spec["seed"])
+    if "companions" not in spec:
+        sources: list[Any] = [p.source for p in pairs]
+        rows = fertilities(sources, [p.target for p in pairs], spec["max_fertility"], spec["seed"])
     else:
         ctc = load_companions(spec["companions"], data.data_spec, parents, spec["device"])["ctc"]
         rows = best_alignments(ctc, pairs, spec["device"], spec["dtype"], progress)
+        if spec["labels"] == "fertility":
+            rows = [token_starts(row, ctc.upsample.factor) for row in rows]  # type: ignore[union-attr,arg-type]
     write_atomically(folder / "labels.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     without = sum(not row and bool(pair.target) for row, pair in zip(rows, pairs, strict=True))
     seconds = time.perf_counter() - began
@@ -57,6 +60,15 @@ def best_alignments(
             rows[i] = [symbol for symbol in path if symbol != PAD] if fits else []
         progress(done=(start + len(indices)) / len(order))
     return rows
+
+
+def token_starts(alignment: list[int], frames: int) -> list[int]:
+    """Return how many tokens begin at each encoder position, whose frames stand in the alignment one by one.
+
+    alignment: a symbol or blank per frame, empty if the target does not fit; frames: per position.
+    """
+    begins = [s not in (BLANK, before) for s, before in zip(alignment, [BLANK, *alignment], strict=False)]
+    return [sum(begins[i : i + frames]) for i in range(0, len(begins), frames)]
 
 
 def read_labels(folder: Path) -> list[list[int]]:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,8 @@ from bench.stats import FloatArray, Statistic, ratio
 
 if TYPE_CHECKING:  # the contract of tasks imports torch, which scoring does not need
     from bench.tasks.base import Example
+
+EDIT_KINDS = ("substitutions", "deletions", "insertions")
 
 
 @dataclass(frozen=True)
@@ -90,42 +92,56 @@ def _ter(hypotheses: Sequence[str], examples: Sequence[Example]) -> Evidence:
 # jiwer
 
 
-def _fewest_edits(process: Callable[[str, str], Any], hypothesis: str, references: Sequence[str]) -> tuple[int, int]:
-    """Return (edits, reference length) against the reference with the fewest edits, the longer one of equals."""
-    outputs = [process(reference, hypothesis) for reference in references]
-    counts = [(o.substitutions + o.deletions + o.insertions, o.hits + o.substitutions + o.deletions) for o in outputs]
-    return min(counts, key=lambda count: (count[0], -count[1]))
+def closest(unit: str, hypothesis: str, references: Sequence[str]) -> Any:
+    """Return jiwer's alignment with the reference that has the fewest edits, the longer one of equals.
 
-
-def _cer(hypotheses: Sequence[str], examples: Sequence[Example]) -> Evidence:
+    unit: characters | words.
+    """
     import jiwer
 
-    rows = [
-        _fewest_edits(jiwer.process_characters, hypothesis, example.references)
-        for hypothesis, example in zip(hypotheses, examples, strict=True)
-    ]
-    return Evidence(rows, _percentage, _jiwer_signature(examples))
+    process: Callable[[str, str], Any] = jiwer.process_words if unit == "words" else jiwer.process_characters
+    outputs = [process(reference, hypothesis) for reference in references]
+    return min(outputs, key=lambda o: (o.substitutions + o.deletions + o.insertions, -len(o.references[0])))
 
 
-def _wer(hypotheses: Sequence[str], examples: Sequence[Example]) -> Evidence:
-    return Evidence(_word_edits(hypotheses, examples), _percentage, _jiwer_signature(examples))
+class Edits(NamedTuple):
+    """What turns a reference into an output, and the reference's length."""
+
+    substitutions: int
+    deletions: int
+    insertions: int
+    length: int
+
+    @property
+    def total(self) -> int:
+        """All edits."""
+        return self.substitutions + self.deletions + self.insertions
+
+
+@lru_cache(maxsize=1 << 15)
+def _count_edits(unit: str, hypothesis: str, references: tuple[str, ...]) -> Edits:
+    """Count against the closest reference; kept, as each kind of edit is a metric and asks for the same counts."""
+    found = closest(unit, hypothesis, references)
+    return Edits(found.substitutions, found.deletions, found.insertions, len(found.references[0]))
+
+
+def _edits(unit: str, hypotheses: Sequence[str], examples: Sequence[Example]) -> list[Edits]:
+    return [_count_edits(unit, h, tuple(e.references)) for h, e in zip(hypotheses, examples, strict=True)]
+
+
+def _edit_rate(unit: str, kind: str, hypotheses: Sequence[str], examples: Sequence[Example]) -> Evidence:
+    """Divide the edits of a kind (a field of `Edits`, or `total`) by the length of the references."""
+    rows = [(getattr(edits, kind), edits.length) for edits in _edits(unit, hypotheses, examples)]
+    return Evidence(rows, _percentage, jiwer_signature(examples))
 
 
 def _ser(hypotheses: Sequence[str], examples: Sequence[Example]) -> Evidence:
-    rows = [(edits > 0, 1) for edits, _ in _word_edits(hypotheses, examples)]
-    return Evidence(rows, _percentage, _jiwer_signature(examples))
+    rows = [(edits.total > 0, 1) for edits in _edits("words", hypotheses, examples)]
+    return Evidence(rows, _percentage, jiwer_signature(examples))
 
 
-def _word_edits(hypotheses: Sequence[str], examples: Sequence[Example]) -> list[tuple[int, int]]:
-    import jiwer
-
-    return [
-        _fewest_edits(jiwer.process_words, hypothesis, example.references)
-        for hypothesis, example in zip(hypotheses, examples, strict=True)
-    ]
-
-
-def _jiwer_signature(examples: Sequence[Example]) -> str:
+def jiwer_signature(examples: Sequence[Example]) -> str:
+    """Return the signature of metrics that jiwer counts."""
     from importlib.metadata import version
 
     return _signature(examples, case="mixed", tool="jiwer", version=version("jiwer"))
@@ -190,7 +206,9 @@ MEASURES: dict[str, Measure] = {
     "repetition_rate": _repetition_rate,
     "length_ratio": _length_ratio,
     "empty_rate": _empty_rate,
-    "cer": _cer,
-    "wer": _wer,
+    "cer": partial(_edit_rate, "characters", "total"),
+    "wer": partial(_edit_rate, "words", "total"),
     "ser": _ser,
+    **{f"cer_{kind}": partial(_edit_rate, "characters", kind) for kind in EDIT_KINDS},
+    **{f"wer_{kind}": partial(_edit_rate, "words", kind) for kind in EDIT_KINDS},
 }

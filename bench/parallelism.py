@@ -1,6 +1,13 @@
 """Accuracy under parallelism (AUP; d3LLM, 2025): how much quality a system keeps as it decodes in fewer passes.
 
-It needs no clock, so it is the same on every machine.
+It needs no clock, so it is the same on every machine. Its first term is the slowest setting's tokens per pass times its
+quality, without a weight: systems compare only where their sweeps start at about as many tokens per pass, and another
+setting at the slow end lowers a system's AUP. Passes are the system's own: those of a teacher or draft do not count.
+
+AUP needs a quality that rises. Where the headline metric is an error rate, it is what the rate leaves: 100 - WER, for
+instance, but never less than 0.
+
+Deviation: the curve ends at the first setting that loses too much; d3LLM's code leaves such settings out and goes on.
 """
 
 from __future__ import annotations
@@ -14,6 +21,8 @@ from bench.results import Cell, TaskResults, quality_metric
 TOLERATED_LOSS = 5.0
 """Points of quality below the slowest setting at which a faster one no longer counts."""
 STEEPNESS = 3.0
+ACCURACIES = {"wer": "word accuracy", "cer": "character accuracy", "ser": "sentence accuracy"}
+"""What error rates leave of 100 %."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +34,7 @@ class SweepPoint:
     """Decoder passes per sentence."""
     tokens_per_pass: float
     quality: float
-    """The task's headline metric, 0-100."""
+    """The task's headline metric, or what an error rate leaves, 0-100 (see `rising`)."""
 
 
 @dataclass(frozen=True)
@@ -70,12 +79,20 @@ def accuracy_under_parallelism(points: Iterable[tuple[float, float]], best: floa
     return area
 
 
-def sweeps(task: TaskResults) -> list[Sweep]:
-    """Return the sweep of every trained model that has quality and passes, in the order of the records.
+def rising(metric: str, value: float) -> float:
+    """Return a quality that rises as systems get better: `value` itself, or what an error rate in % leaves of 100."""
+    return max(0.0, 100.0 - value) if quality_metric(metric).lower_is_better else value
 
-    None for a task whose headline metric falls as systems get better: AUP is defined for quality.
-    """
-    if task.headline is None or quality_metric(task.headline).lower_is_better:
+
+def rising_title(metric: str) -> str:
+    """Return what that which `rising` gives for `metric` is called."""
+    info = quality_metric(metric)
+    return ACCURACIES.get(metric, f"100 − {info.title}") if info.lower_is_better else info.title
+
+
+def sweeps(task: TaskResults) -> list[Sweep]:
+    """Return the sweep of every trained model that has quality and passes, in the order of the records."""
+    if task.headline is None:
         return []
     grouped: dict[tuple[str, str], list[SweepPoint]] = {}
     for cell in task.cells:
@@ -83,7 +100,8 @@ def sweeps(task: TaskResults) -> list[Sweep]:
         rate = cell.smallest_batch("tokens_per_pass").value
         passes = cell.smallest_batch("decoder_passes").value
         if quality is not None and rate is not None and passes is not None:
-            grouped.setdefault((cell.system, cell.data), []).append(SweepPoint(cell, passes, rate, quality))
+            point = SweepPoint(cell, passes, rate, rising(task.headline, quality))
+            grouped.setdefault((cell.system, cell.data), []).append(point)
     best = max((point.quality for points in grouped.values() for point in points), default=0.0)
     return [
         Sweep(

@@ -6,9 +6,12 @@ from collections.abc import Iterable
 
 from bench.records import Record
 from bench.results import SPEED, TaskResults
+from bench.subsets import POSITION, tag_title
 
 BUDGET_TOLERANCE = 0.02
 """Training budgets that differ by less count as equal: the last batch may overshoot."""
+INIT = "init:"
+"""How the signature of a training begins that started from the encoder of another system, whose name follows."""
 BUSY = 10.0
 """Share of a CPU core, in %, above which other processes make times doubtful."""
 
@@ -18,12 +21,19 @@ def protocol(task: TaskResults) -> list[str]:
     speed = [r for r in task.records if r.metric in SPEED]
     lines = [conditions(task), _sizes(task, speed)]
     if speed:
+        source, before = ("features", "Feature extraction") if task.is_speech else ("raw source ids", "Tokenisation")
         lines += [
-            "Timed: from raw source ids to final collapsed token ids, in rounds that interleave all systems in random "
-            "order on the same sentences. Tokenisation and detokenisation are timed apart. Speed belongs to the "
+            f"Timed: from {source} to final collapsed token ids, in rounds that interleave all systems in random "
+            f"order on the same sentences. {before} and detokenisation are timed apart. Speed belongs to the "
             "outputs that were scored: if the timed ones differ, the cell has failed.",
             "Tokens are emitted target tokens: no padding, bos, eos, blank, mask or placeholder.",
         ]
+    if task.is_speech:
+        lines.append(
+            "Real-time factor: processing time over the duration of the audio, for decoding alone and, at batch 1, end "
+            "to end: feature extraction, decoding and detokenisation. The same end to end, per utterance, is the "
+            "latency from the end of the audio to text."
+        )
     lines.append(
         "[low, high] is a 95 % bootstrap interval, over sentences for quality and over rounds for throughput and "
         "speed-up; it does not cover training seeds. Over several seeds a value is the mean, (min–max) the spread."
@@ -55,16 +65,20 @@ def conditions(task: TaskResults) -> str:
 
 
 def _sizes(task: TaskResults, speed: list[Record]) -> str:
-    sentences = sorted({r.n for r in task.records if r.metric in task.quality and r.n})
+    sentences = sorted({r.n for r in task.records if r.metric in task.quality and r.n and not r.subset})
     rounds = sorted({r.n for r in speed if r.metric == "tokens_per_second" and r.n})
     facts = [f"quality over {_range(sentences)} sentences"] if sentences else []
+    for tag in dict.fromkeys(tag for _, tag in task.subsets if tag != POSITION):
+        parts = sorted({r.n for r in task.records if r.n and r.subset.startswith(f"{tag}=")})
+        facts += [f"each subset by {tag_title(tag)} over {_range(parts)}"] if parts else []
     facts += [f"throughput over {_range(rounds)} rounds"] if rounds else []
     return _sentence(facts)
 
 
 def signatures(task: TaskResults) -> list[tuple[str, str]]:
-    """Return the quality metrics of `task` with how each was computed."""
-    return list(dict.fromkeys((r.metric, r.signature) for r in task.records if r.signature and r.metric not in SPEED))
+    """Return the quality metrics of `task` with how each was computed over the whole test set."""
+    whole = [r for r in task.records if r.metric in task.quality and not r.subset]
+    return list(dict.fromkeys((r.metric, r.signature) for r in whole if r.signature))
 
 
 def _sentence(facts: Iterable[str]) -> str:
@@ -86,6 +100,13 @@ def _warnings(task: TaskResults, speed: list[Record]) -> list[str]:
         lines.append(
             f"Training budgets differ: {budgets[0]:.0f} to {budgets[-1]:.0f} target tokens (see the models below)."
         )
+    started: dict[str, list[str]] = {}
+    for record in task.records:
+        if record.metric == "train_tokens" and record.signature.startswith(INIT):
+            started.setdefault(record.signature.removeprefix(INIT), []).append(record.system)
+    if started:
+        origins = "; ".join(f"{_and(systems)} from {origin}" for origin, systems in started.items())
+        lines.append(f"Start from the encoder of a trained system, whose budget is not counted in theirs: {origins}.")
     foreign = [r.value for r in speed if r.metric == "foreign_cpu" and r.value is not None]
     if foreign:
         line = f"Other processes used up to {max(foreign):.1f} % of a CPU core while timing."

@@ -8,6 +8,9 @@ per-sentence rates, and its interval comes from resampling the rows (`bench.stat
   space merged). Of several references the one with the fewest edits counts, the longer one of equals. What is said
   where the reference is empty counts as insertions and adds nothing to the length; if the references of the whole
   corpus are empty, the rate is 0 without edits and 100 with any, as sacreBLEU has it for TER.
+- `cer_substitutions`, `cer_deletions`, `cer_insertions`, and the same of `wer`: the edits of that kind against the same
+  reference over the same length, so that the three add up to the rate. Where several alignments have the fewest edits,
+  the kinds are those of the one that jiwer takes. By where in the reference they are: `bench.errors_by_position`.
 - `ser`: share of sentences with a word edit against every reference.
 - `exact_match`: share of outputs that equal any reference, white space at the ends aside.
 - `mixed_mode_rate`: share of outputs that mix two references (`bench.multimodality`); 0 where each has only one.
@@ -34,7 +37,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.errors import nearest
-from bench.metrics import MEASURES, Measure
+from bench.metrics import EDIT_KINDS, MEASURES, Evidence, Measure
 from bench.stats import bootstrap_interval, ratio
 
 if TYPE_CHECKING:  # the contract of tasks imports torch, which scoring does not need
@@ -64,6 +67,11 @@ METRICS: dict[str, MetricInfo] = {
     "cer": MetricInfo("CER", "%", False),
     "wer": MetricInfo("WER", "%", False),
     "ser": MetricInfo("SER", "%", False),
+    **{
+        f"{rate}_{kind}": MetricInfo(f"{rate.upper()} {kind}", "%", False)
+        for rate in ("cer", "wer")
+        for kind in EDIT_KINDS
+    },
     "perplexity": MetricInfo("Perplexity", "", False),
 }
 
@@ -83,6 +91,8 @@ class Score:
     """Sentences."""
     signature: str
     """How it was computed: sacreBLEU's own signature, or one of the same form."""
+    subset: str = ""
+    """The part of the examples that it is over (see `bench.subsets`); empty: all of them."""
 
 
 def score(
@@ -92,30 +102,35 @@ def score(
     *,
     bootstrap_samples: int = 1000,
     seed: int = 1,
+    subset: str = "",
 ) -> list[Score]:
     """Score detokenised `hypotheses` against the references of `examples`, in the order of `metric_names`.
+
+    subset: what the scores are marked with, where these are a part of the examples.
 
     Raises:
         ValueError: no hypotheses, not one for each example, an example without reference, or an unknown metric.
     """
     _check(hypotheses, examples)
-    scores = []
-    for name in metric_names:
-        evidence = _measure(name)(hypotheses, examples)
-        interval = bootstrap_interval(evidence.rows, evidence.statistic, rng=seed, samples=bootstrap_samples)
-        value = evidence.value()
-        scores.append(
-            Score(
-                metric=name,
-                value=None if math.isnan(value) else value,
-                unit=METRICS[name].unit,
-                ci_low=interval.low if interval else None,
-                ci_high=interval.high if interval else None,
-                n=len(hypotheses),
-                signature=evidence.signature,
-            )
-        )
-    return scores
+    return [
+        evaluate(name, _measure(name)(hypotheses, examples), bootstrap_samples, seed, subset) for name in metric_names
+    ]
+
+
+def evaluate(metric: str, evidence: Evidence, bootstrap_samples: int, seed: int = 1, subset: str = "") -> Score:
+    """Return the value of `metric` that `evidence` gives, with its interval."""
+    interval = bootstrap_interval(evidence.rows, evidence.statistic, rng=seed, samples=bootstrap_samples)
+    value = evidence.value()
+    return Score(
+        metric=metric,
+        value=None if math.isnan(value) else value,
+        unit=METRICS[metric].unit,
+        ci_low=interval.low if interval else None,
+        ci_high=interval.high if interval else None,
+        n=np.shape(evidence.rows)[0],
+        signature=evidence.signature,
+        subset=subset,
+    )
 
 
 def selection_value(metric: str, hypotheses: Sequence[str], examples: Sequence[Example]) -> float:

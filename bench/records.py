@@ -11,6 +11,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from bench.subsets import Subset
+
 STATUSES = ("ok", "failed", "oom", "timeout", "skipped")
 
 
@@ -38,9 +40,11 @@ class Record:
     """Sentences (quality), timed rounds (rates, speed-ups) or distinct sentences (latency) behind the value."""
     batch_size: int | None = None
     part: str = ""
-    """For times: decode | tokenise | detokenise | end_to_end."""
+    """For times and real-time factors: tokenise | features | decode | detokenise | end_to_end."""
     reference: str = ""
     """For speed-ups: the system and settings compared with, `transformer [beam=1]`."""
+    subset: str = ""
+    """The part of the test set that the value is over, `snr_db=0..5` (see `bench.subsets`); empty: all of it."""
     device: str = ""
     dtype: str = ""
     threads: int | None = None
@@ -53,6 +57,8 @@ class Record:
 
 
 FIELDS = tuple(f.name for f in fields(Record))
+OLD_FIELDS = tuple(name for name in FIELDS if name != "subset")
+"""The columns of files that were written before values could be over a part of the test set."""
 _INT = {"seed", "n", "batch_size", "threads"}
 _FLOAT = {"value", "ci_low", "ci_high"}
 
@@ -77,8 +83,8 @@ def read_records(path: Path) -> list[Record]:
     """Read a CSV file of records.
 
     Raises:
-        ValueError: the file is not a complete table of records (wrong header, short row, unparsable number or status,
-            an end in the middle of a row).
+        ValueError: the file is not a complete table of records (wrong header, short row, unparsable number, status or
+            subset, an end in the middle of a row).
     """
     with path.open(newline="", encoding="utf-8") as file:
         try:
@@ -88,21 +94,23 @@ def read_records(path: Path) -> list[Record]:
     rows = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         header = next(rows, None)
-        if header is None or tuple(header) != FIELDS:
+        if header is None or tuple(header) not in (FIELDS, OLD_FIELDS):
             raise ValueError(f"not a table of records (its header is {header})")
         if not text.endswith("\n"):
             raise ValueError("the file ends in the middle of a row")
-        return [_from_row(row) for row in rows]
+        return [_from_row(header, row) for row in rows]
     except (csv.Error, ValueError) as error:
         raise ValueError(f"{path}:{rows.line_num}: {error}") from error
 
 
-def _from_row(row: list[str]) -> Record:
-    if len(row) != len(FIELDS):
-        raise ValueError(f"{len(row)} cells where {len(FIELDS)} belong")
-    values: dict[str, Any] = {name: _from_cell(name, cell) for name, cell in zip(FIELDS, row, strict=True)}
+def _from_row(header: list[str], row: list[str]) -> Record:
+    if len(row) != len(header):
+        raise ValueError(f"{len(row)} cells where {len(header)} belong")
+    values: dict[str, Any] = {name: _from_cell(name, cell) for name, cell in zip(header, row, strict=True)}
     if values["status"] not in STATUSES:
         raise ValueError(f"unknown status {values['status']!r}; there are: {', '.join(STATUSES)}")
+    if values.get("subset"):
+        Subset.parse(values["subset"])
     return Record(**values)
 
 

@@ -8,6 +8,7 @@ from functools import cached_property
 from statistics import fmean
 
 from bench.records import Record
+from bench.subsets import Subset
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,23 @@ QUALITY = {
     "wer": Metric("WER", "%", lower_is_better=True),
     "cer": Metric("CER", "%", lower_is_better=True),
     "ser": Metric("SER", "%", lower_is_better=True),
+    "cer_substitutions": Metric("CER substitutions", "%", lower_is_better=True),
+    "cer_deletions": Metric("CER deletions", "%", lower_is_better=True),
+    "cer_insertions": Metric("CER insertions", "%", lower_is_better=True),
+    "wer_substitutions": Metric("WER substitutions", "%", lower_is_better=True),
+    "wer_deletions": Metric("WER deletions", "%", lower_is_better=True),
+    "wer_insertions": Metric("WER insertions", "%", lower_is_better=True),
     "mixed_mode_rate": Metric("Mixed-mode rate", "%", lower_is_better=True),
     "repetition_rate": Metric("Repetition rate", "%", lower_is_better=True),
     "empty_rate": Metric("Empty outputs", "%", lower_is_better=True),
     "length_ratio": Metric("Length ratio", lower_is_better=None, decimals=3),
     "perplexity": Metric("Perplexity", lower_is_better=True, decimals=2),
 }
-DIAGNOSTIC = ("repetition_rate", "empty_rate", "length_ratio", "perplexity")
+DIAGNOSTIC = (
+    *("cer_substitutions", "cer_deletions", "cer_insertions"),
+    *("wer_substitutions", "wer_deletions", "wer_insertions"),
+    *("repetition_rate", "empty_rate", "length_ratio", "perplexity"),
+)
 """Quality metrics that describe outputs rather than rank systems: never a headline."""
 MODEL = (
     "parameters",
@@ -69,6 +80,7 @@ class Key:
     batch_size: int | None = None
     part: str = ""
     reference: str = ""
+    subset: str = ""
 
 
 @dataclass(frozen=True)
@@ -129,7 +141,8 @@ class Cell:
     def _index(self) -> dict[Key, list[Record]]:
         index: dict[Key, list[Record]] = {}
         for record in self.records:
-            same = index.setdefault(Key(record.metric, record.batch_size, record.part, record.reference), [])
+            key = Key(record.metric, record.batch_size, record.part, record.reference, record.subset)
+            same = index.setdefault(key, [])
             if any(other.seed == record.seed and other.split == record.split for other in same):
                 raise ValueError(f"two records of {record.metric} for {self.name} on {self.task}, seed {record.seed}")
             same.append(record)
@@ -140,13 +153,15 @@ class Cell:
         """Which values there are, in the order of the records."""
         return list(self._index)
 
-    def get(self, metric: str, batch_size: int | None = None, part: str = "", reference: str = "") -> Estimate:
+    def get(
+        self, metric: str, batch_size: int | None = None, part: str = "", reference: str = "", subset: str = ""
+    ) -> Estimate:
         """Return a value over the seeds; one without a value if it was not measured."""
-        return self.estimate(Key(metric, batch_size, part, reference))
+        return self.estimate(Key(metric, batch_size, part, reference, subset))
 
     def smallest_batch(self, metric: str, part: str = "") -> Estimate:
         """Return `metric` at the smallest batch size that has it (or at none)."""
-        sizes = [key.batch_size for key in self._index if key.metric == metric and key.part == part]
+        sizes = [k.batch_size for k in self._index if k.metric == metric and k.part == part and not k.subset]
         return self.get(metric, min(sizes, key=lambda size: size or 0), part) if sizes else Estimate()
 
     def estimate(self, key: Key) -> Estimate:
@@ -160,7 +175,9 @@ class Cell:
             record, value = good[0]
             return Estimate(value, record.ci_low, record.ci_high, n=record.n)
         values = [value for _, value in good]
-        return Estimate(fmean(values), spread=(min(values), max(values)), n=good[0][0].n)
+        low, high = min(values), max(values)
+        # A mean of equal floats may differ from them in its last bit, and bars of negative length cannot be drawn.
+        return Estimate(min(max(fmean(values), low), high), spread=(low, high), n=good[0][0].n)
 
     @property
     def problems(self) -> list[Problem]:
@@ -214,6 +231,27 @@ class TaskResults:
         return next((m for m in self.models if (m.system, m.data) == (cell.system, cell.data)), None)
 
     @cached_property
+    def is_speech(self) -> bool:
+        """Whether sources are recordings: then times have been set against their duration, or should have been."""
+        return any(r.metric == "real_time_factor" for r in self.records)
+
+    @cached_property
+    def real_time_batch_sizes(self) -> list[int]:
+        """The smallest and the largest batch size that have a real-time factor."""
+        sizes = sorted({r.batch_size for r in self.records if r.metric == "real_time_factor" and r.batch_size})
+        return sizes if len(sizes) < 2 else [sizes[0], sizes[-1]]
+
+    @cached_property
+    def subsets(self) -> dict[tuple[str, str], list[str]]:
+        """Names of the subsets that have values, in rising order, by metric and tag."""
+        found: dict[tuple[str, str], dict[str, Subset]] = {}
+        for record in self.records:
+            if record.subset:
+                subset = Subset.parse(record.subset)
+                found.setdefault((record.metric, subset.tag), {})[record.subset] = subset
+        return {key: sorted(names, key=names.__getitem__) for key, names in found.items()}
+
+    @cached_property
     def batch_sizes(self) -> list[int]:
         """Batch sizes of the throughput measurement, rising."""
         return sorted({r.batch_size for r in self.records if r.metric == "tokens_per_second" and r.batch_size})
@@ -244,7 +282,9 @@ class TaskResults:
     def quality(self) -> list[str]:
         """Quality metrics, those that rank systems first, in the order of the records."""
         there = dict.fromkeys(
-            r.metric for r in self.records if r.metric not in SPEED and r.metric not in MODEL and r.value is not None
+            record.metric
+            for record in self.records
+            if record.metric not in SPEED + MODEL and record.value is not None and not record.subset
         )
         return sorted(there, key=lambda name: name in DIAGNOSTIC)
 

@@ -6,12 +6,24 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bench.parallelism import sweeps
+from bench.parallelism import rising_title, sweeps
 from bench.results import DIAGNOSTIC, Cell, Estimate, TaskResults, quality_metric
+from bench.subsets import POSITION, Subset, tag_title
 
 MISSING = "–"
 _SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
-PARTS = {"tokenise": "Tokenise", "decode": "Decode", "detokenise": "Detokenise", "end_to_end": "End to end"}
+PARTS = {
+    "tokenise": "Tokenise",
+    "features": "Features",
+    "decode": "Decode",
+    "detokenise": "Detokenise",
+    "end_to_end": "End to end",
+}
+
+AUDIO_TO_TEXT = "From the end of the audio to text"
+"""What the parts of speech add up to: nothing is computed before an utterance has ended."""
+SCOPES = {"decode": "decoding", "end_to_end": "end to end"}
+"""What real-time factors count, by part."""
 
 Format = Callable[[float], str]
 
@@ -112,6 +124,7 @@ def task_sheets(task: TaskResults, notes: Notes) -> list[Sheet]:
         sheet.without_empty_columns()
         for sheet in (
             _overview(task, names, notes),
+            *_by_subset(task, names, notes),
             _speedups(task, names, notes),
             _latency(task, names, notes),
             _parallelism(task),
@@ -128,17 +141,32 @@ def _overview(task: TaskResults, names: list[str], notes: Notes) -> Sheet:
     failed = any(cell.problems for cell in task.cells)
     header = names + ["Seeds"] * seeds + ["Status"] * failed
     first = [(reference, size) for reference in task.references[:1] for size in task.speedup_batch_sizes()]
+    real_time = [(size, part) for part in SCOPES for size in task.real_time_batch_sizes]
     rows = []
     for cell in task.cells:
         row = _names(cell) + [", ".join(map(str, cell.seeds))] * seeds + [status(cell, notes)] * failed
         row += [quality(cell, metric, notes) for metric in task.ranking]
+        row += [show(cell.get("real_time_factor", size, part), significant, notes) for size, part in real_time]
         row += [show(cell.get("tokens_per_second", size), significant, notes) for size in task.batch_sizes]
         row += [show(task.speedup(cell, *point), fixed(2), notes) for point in first]
         rows.append(row)
     numbers = [heading(metric) for metric in task.ranking]
+    numbers += [f"Real-time factor ↓, {SCOPES[part]}, batch {size}" for size, part in real_time]
     numbers += [f"Tokens/s, batch {size}" for size in task.batch_sizes]
     numbers += [f"Speed-up over {reference}, batch {size}" for reference, size in first]
     return Sheet("Quality and speed", header + numbers, rows, len(header))
+
+
+def _by_subset(task: TaskResults, names: list[str], notes: Notes) -> list[Sheet]:
+    """A table for each metric and tag; where in references errors are is a matter for a figure."""
+    sheets = []
+    for (metric, tag), subsets in task.subsets.items():
+        if tag != POSITION:
+            form = fixed(quality_metric(metric).decimals)
+            rows = [_names(c) + [show(c.get(metric, subset=name), form, notes) for name in subsets] for c in task.cells]
+            header = names + [Subset.parse(name).range for name in subsets]
+            sheets.append(Sheet(f"{heading(metric)} by {tag_title(tag)}", header, rows, len(names)))
+    return sheets
 
 
 def _diagnostics(task: TaskResults, names: list[str], notes: Notes) -> Sheet:
@@ -164,7 +192,8 @@ def _speedups(task: TaskResults, names: list[str], notes: Notes) -> Sheet:
 
 def _latency(task: TaskResults, names: list[str], notes: Notes) -> Sheet:
     percentiles = ("p50", "p90", "p95", "p99")
-    header = [f"Latency {p} (ms)" for p in percentiles] + [f"{title} (ms)" for title in PARTS.values()]
+    parts, latency = (PARTS | {"end_to_end": AUDIO_TO_TEXT}, "Decoding") if task.is_speech else (PARTS, "Latency")
+    header = [f"{latency} {p} (ms)" for p in percentiles] + [f"{title} (ms)" for title in parts.values()]
     header += ["Encoder passes", "Decoder passes", "Companion passes", "Tokens/decoder pass", "Iterations"]
     rows = []
     for cell in task.cells:
@@ -183,7 +212,10 @@ def _parallelism(task: TaskResults) -> Sheet:
          fixed(1)(s.points[-1].tokens_per_pass), fixed(0)(s.aup)]
         for s in sweeps(task)
     ]  # fmt: skip
-    header = ["System", "Family", "Trained on", "Settings", "Tokens/pass, least", "Tokens/pass, most", "AUP ↑"]
+    aup = "AUP ↑"
+    if task.headline is not None and quality_metric(task.headline).lower_is_better:
+        aup = f"AUP of {rising_title(task.headline)} ↑"
+    header = ["System", "Family", "Trained on", "Settings", "Tokens/pass, least", "Tokens/pass, most", aup]
     return Sheet("Accuracy under parallelism (AUP)", header, rows, 3)
 
 

@@ -174,13 +174,17 @@ class Session:
         )
 
     def _time_parts(self, outputs: list[list[int]]) -> dict[str, int]:
-        """Return the nanoseconds of turning the sample into ids, and `outputs` into text."""
-        tokenizer = self.data.tokenizer
-        texts = [sentence.text for sentence in self.sample]
-        return {
-            "tokenise": sum(time_each(tokenizer.encode, texts, self.clock, lambda: None)[0]),
-            "detokenise": sum(time_each(tokenizer.decode, outputs, self.clock, lambda: None)[0]),
-        }
+        """Return the nanoseconds of turning the sample into ids or features, and `outputs` into text."""
+
+        def total(work: Callable[[Any], Any], inputs: Sequence[Any]) -> int:
+            return sum(time_each(work, inputs, self.clock, lambda: None)[0])
+
+        examples = [sentence.example for sentence in self.sample]
+        if self.data.speech:
+            before = {"features": total(self.data.extractor, [self.data.waveform(e) for e in examples])}
+        else:
+            before = {"tokenise": total(self.data.tokenizer.encode, [e.source for e in examples])}
+        return {**before, "detokenise": total(self.data.tokenizer.decode, outputs)}
 
     def write(self) -> None:
         """Write the measurements and the latencies behind them."""
@@ -192,6 +196,7 @@ class Session:
             timings=self.journal.timings,
             failures=self.journal.failures,
             observations=self.observations,
+            audio_seconds=sum(float(s.example.tags["seconds"]) for s in self.sample) if self.data.speech else None,
         )
         environment = {**self.environment, "sentences": len(self.sample), "split": self.spec["split"]}
         write_json(

@@ -41,6 +41,8 @@ class Measured:
     failures: dict[Point, Failure]
     observations: dict[str, Observation]
     """By cell."""
+    audio_seconds: float | None = None
+    """Duration of the sample's audio; None for text."""
 
     def of(self, point: Point) -> list[Timing]:
         """Return the timings of `point`, by round; none count of a point that has failed."""
@@ -72,7 +74,8 @@ def _point_rows(measured: Measured, point: Point) -> list[Row]:
     ]
     if point.batch_size == 1:
         rows += _latency_rows(make, timings, measured.num_sentences)
-        rows += _part_rows(make, timings, measured.num_sentences)
+        rows += _part_rows(make, measured, timings)
+    rows += _real_time_rows(make, measured, timings, point)
     if timings:
         rows += [
             make("tied_outputs", max(t.tied for t in timings), "sentences", n=measured.num_sentences),
@@ -116,16 +119,33 @@ def _percentile_interval(milliseconds: FloatArray, percentile: int) -> Interval:
     return Interval(float(low), float(high))
 
 
-def _part_rows(make: Callable[..., Row], timings: Sequence[Timing], num_sentences: int) -> list[Row]:
+def _part_rows(make: Callable[..., Row], measured: Measured, timings: Sequence[Timing]) -> list[Row]:
     """Mean time per sentence of decoding and of what surrounds it, and their sum."""
-    rounds = [
-        {"tokenise": t.parts["tokenise"], "decode": t.nanoseconds, "detokenise": t.parts["detokenise"]} for t in timings
-    ]
-    parts = {name: np.array([r[name] for r in rounds]) for name in ("tokenise", "decode", "detokenise")}
-    parts["end_to_end"] = np.array([sum(r.values()) for r in rounds])
     return [
-        _median(make, "seconds_per_sentence", values / 1e6 / num_sentences, "ms", part=part)
-        for part, values in parts.items()
+        _median(make, "seconds_per_sentence", nanoseconds / 1e6 / measured.num_sentences, "ms", part=part)
+        for part, nanoseconds in _parts(measured, timings).items()
+    ]
+
+
+def _parts(measured: Measured, timings: Sequence[Timing]) -> dict[str, FloatArray]:
+    """Return the nanoseconds of each part in each round, in the order in which a user waits for them, and their sum."""
+    before = "tokenise" if measured.audio_seconds is None else "features"
+    rounds = [{before: t.parts[before], "decode": t.nanoseconds, "detokenise": t.parts["detokenise"]} for t in timings]
+    parts = {name: np.array([float(r[name]) for r in rounds]) for name in (before, "decode", "detokenise")}
+    parts["end_to_end"] = np.array([float(sum(r.values())) for r in rounds])
+    return parts
+
+
+def _real_time_rows(make: Callable[..., Row], measured: Measured, timings: Sequence[Timing], point: Point) -> list[Row]:
+    """Processing time over the duration of the audio: of decoding, and sentence by sentence of all parts together."""
+    if measured.audio_seconds is None:
+        return []
+    scopes = {"decode": np.array([float(t.nanoseconds) for t in timings])}
+    if point.batch_size == 1:
+        scopes["end_to_end"] = _parts(measured, timings)["end_to_end"]
+    return [
+        _median(make, "real_time_factor", nanoseconds / 1e9 / measured.audio_seconds, "", part=part)
+        for part, nanoseconds in scopes.items()
     ]
 
 

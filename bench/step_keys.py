@@ -6,13 +6,14 @@ from collections.abc import Iterable
 from importlib.metadata import version
 from typing import Any
 
+from bench.configs import Budget
 from bench.steps import MODULES, Step
 from bench.store import code_fingerprint, key_of
 
 StepId = tuple[str, str]
 
 LIBRARIES = {
-    "prepare": ("babel", "numpy", "sentencepiece"),
+    "prepare": ("babel", "kaldi-native-fbank", "numpy", "scipy", "sentencepiece", "soundfile"),
     "train": ("numpy", "sentencepiece", "torch"),
     "distill": ("sentencepiece", "torch"),
     "label": ("eflomal", "numpy", "torch"),
@@ -26,6 +27,23 @@ SECONDS = {"prepare": 10.0, "distill": 60.0, "label": 20.0, "evaluate": 20.0}
 
 HOUR = 3600.0
 TIME_LIMITS = {"prepare": 6 * HOUR, "distill": 24 * HOUR, "label": 6 * HOUR, "evaluate": 6 * HOUR}
+
+TOKENS_PER_SECOND = {"cpu": 10_000, "cuda": 200_000}
+"""Training speed of a small model, for estimates only."""
+SLOWEST_TOKENS_PER_SECOND = 200
+"""A training slower than this is taken for hung."""
+
+
+def training_time(budget: Budget, device: str) -> tuple[float, float]:
+    """Return an estimate of the seconds that training takes, and after how many it is taken for hung."""
+    if budget.minutes is not None:
+        seconds = 60 * budget.minutes
+        return seconds, 5 * seconds + HOUR / 2  # of the wall clock, on a busy machine too
+    assert budget.target_tokens is not None
+    return (
+        budget.target_tokens / TOKENS_PER_SECOND[device],
+        budget.target_tokens / SLOWEST_TOKENS_PER_SECOND + HOUR / 2,
+    )
 
 
 def make_step(

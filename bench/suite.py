@@ -13,6 +13,7 @@ from bench.suite_overrides import apply_overrides
 from bench.suite_problems import Problems, SuiteError, show_value, unknown
 from bench.suite_schema import FamilyDescription, TaskDescription, describe_families, describe_tasks, suite_json_schema
 from bench.suite_systems import Reference, SettingsEntry, SystemEntry, SystemReader
+from bench.suite_task_checks import check_tasks, init_data
 from bench.suite_tasks import TaskEntry, read_tasks
 from bench.yaml_lines import YamlError, read_yaml
 
@@ -51,6 +52,8 @@ class TrainedModel:
     train: TrainConfig
     companions: tuple[Filled, ...] = ()
     """The other models that training needs, by role."""
+    init: Filled | None = None
+    """The model on whose encoder this one's starts."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,12 @@ class Suite:
     def cells(self) -> list[Cell]:
         """Return every cell to measure, in the order of the models and then of the settings."""
         return [
-            Cell(model, settings.values, settings.label, self._filled(system, settings.needs, model.data))
+            Cell(
+                model,
+                settings.values,
+                settings.label,
+                self._filled(system, settings.needs[model.task.modality], model.data),
+            )
             for system, model in self._models()
             if system.measured
             for settings in system.settings
@@ -113,12 +121,14 @@ class Suite:
                     data=data,
                     teacher=system.teacher if data == "distilled" else None,
                     seed=seed,
-                    train=system.train,
-                    companions=self._filled(system, system.needs, data),
+                    train=system.train_on(task),
+                    companions=self._filled(system, system.needs[task.modality], data),
+                    init=self._init(system, task),
                 ),
             )
             for task in self.tasks
             for system in self.systems
+            if task.has(system.name) and (system.tasks is None or task.name in system.tasks)
             for data in system.data
             for seed in system.train.seeds
         ]
@@ -130,6 +140,13 @@ class Suite:
             for c in system.companions
             if c.role in needs
         )
+
+    def _init(self, system: SystemEntry, task: TaskEntry) -> Filled | None:
+        name = system.train_on(task).init
+        if name is None or name == system.name:
+            return None
+        available = next(other.data for other in self.systems if other.name == name)
+        return Filled("init", name, init_data(available))
 
     def select(self, systems: Sequence[str]) -> Suite:
         """Return the suite with only the named systems.
@@ -151,7 +168,7 @@ class Suite:
         todo = list(wanted)
         while todo:
             model = models[todo.pop()]
-            before = [(f.system, f.data) for f in model.companions]
+            before = [(f.system, f.data) for f in (*model.companions, *([model.init] if model.init else []))]
             before += [(model.teacher, "raw")] if model.teacher is not None else []
             found = {(model.task.name, system, data, model.seed) for system, data in before}
             todo += found - wanted
@@ -167,7 +184,8 @@ class Suite:
                 seeds = tuple(s for s in system.train.seeds if any(model.seed == s for model in used))
                 train = system.train.model_copy(update={"seeds": seeds})
                 teacher = system.teacher if "distilled" in data else None
-                kept.append(replace(system, measured=False, data=data, teacher=teacher, train=train))
+                on = frozenset(model.task.name for model in used)
+                kept.append(replace(system, measured=False, data=data, teacher=teacher, train=train, tasks=on))
         references = tuple(reference for reference in self.references if reference.system in systems)
         return replace(self, systems=tuple(kept), references=references)
 
@@ -202,7 +220,8 @@ def load_suite(path: Path, overrides: Sequence[str] = ()) -> Suite:
 
     file = problems.salvage(SuiteFile, content, ())
     tasks = read_tasks(file.get("tasks", []), problems)
-    systems = SystemReader(file.get("systems", []), file.get("backbone", {}), content.get("train"), problems)
+    systems = SystemReader(file.get("systems", []), file.get("backbone", {}), content.get("train"), tasks, problems)
+    check_tasks(file.get("tasks", []), tasks, systems.drafts, problems)
     references = systems.references(file.get("references"))
     if problems:
         raise problems.error()

@@ -27,14 +27,17 @@ class Companion:
 
     def data_for(self, own: str, available: Iterable[str]) -> str:
         """Return the data of the companion's model for a system trained on `own`; `available` is what there is."""
-        there = list(available)
-        return self.data or (own if own in there else there[0])
+        there = tuple(available)
+        return self.data or (own if own in there else "raw")
 
 
-def read_companions(draft: Draft, systems: Mapping[str, Draft], problems: Problems) -> tuple[Companion, ...]:
+def read_companions(
+    draft: Draft, systems: Mapping[str, Draft], modalities: Iterable[str], problems: Problems
+) -> tuple[Companion, ...]:
     """Return the companions of a system after checking that they exist, fit their roles and fill all that is needed.
 
-    The role `teacher` goes to the system's teacher unless it is given to another one.
+    The role `teacher` goes to the system's teacher unless it is given to another one. `modalities` are those of the
+    tasks that the system is trained on.
     """
     family, section = draft.family, draft.section
     if family is None:
@@ -61,7 +64,7 @@ def read_companions(draft: Draft, systems: Mapping[str, Draft], problems: Proble
     if TEACHER in roles and TEACHER not in filled and isinstance(teacher, str) and teacher in systems:
         companions.append(Companion(TEACHER, teacher, "raw"))
         filled.add(TEACHER)
-    _check_needs(draft, filled, problems)
+    _check_needs(draft, filled, modalities, problems)
     return tuple(companions)
 
 
@@ -87,6 +90,13 @@ def _misfits(role: Role, companion: Companion, other: Draft, draft: Draft) -> li
         if role.families and name not in role.families:
             allowed = " or ".join(role.families)
             found.append(f"the {role.name} must be of family {allowed}, and {companion.system!r} is of family {name}")
+    there = other.data or ("raw",)
+    missing = [data for data in draft.data or () if companion.data is None and data not in there and "raw" not in there]
+    if missing:
+        found.append(
+            f"{companion.system!r} is not trained on {missing[0]} data; add raw to its data, or say which model is "
+            f"meant: {{system: {companion.system}, data: {there[0]}}}"
+        )
     if companion.data is not None and other.data is not None and companion.data not in other.data:
         found.append(f"{companion.system!r} is not trained on {companion.data} data")
     if other.train is not None and draft.train is not None:
@@ -96,35 +106,12 @@ def _misfits(role: Role, companion: Companion, other: Draft, draft: Draft) -> li
     return found
 
 
-def _check_needs(draft: Draft, filled: set[str], problems: Problems) -> None:
+def _check_needs(draft: Draft, filled: set[str], modalities: Iterable[str], problems: Problems) -> None:
     wanted: list[tuple[Any, Any]] = [(draft.config, (*draft.path, "config"))]
     wanted += [(settings, (*draft.path, "settings", i)) for i, settings in enumerate(draft.settings)]
     for options, path in wanted:
-        for role in sorted(options.needs() - filled) if options is not None else ():
+        if options is None:
+            continue
+        for role in sorted(frozenset().union(*(options.needs(modality) for modality in modalities)) - filled):
             hint = f"add companions: {{{role}: SYSTEM}}" + (" or a teacher" if role == TEACHER else "")
             problems.add(path, f"needs another system as {role}: {hint}")
-
-
-def check_circles(drafts: Iterable[Draft], problems: Problems) -> None:
-    """Note systems that wait for their own training: through teachers, and companions that training needs."""
-    edges: dict[str, set[str]] = {}
-    paths = {}
-    for draft in drafts:
-        if draft.name is None:
-            continue
-        needed = draft.config.needs() if draft.config is not None else frozenset()
-        edges[draft.name] = {c.system for c in draft.companions if c.role in needed}
-        if draft.section.get("teacher", draft.name) not in (None, draft.name):
-            edges[draft.name].add(draft.section["teacher"])
-        paths[draft.name] = draft.path
-    for name, first in edges.items():
-        seen: set[str] = set()
-        todo = list(first)
-        while todo:
-            system = todo.pop()
-            if system == name:
-                problems.add(paths[name], f"the training of {name!r} waits for itself, through teachers or companions")
-                break
-            if system not in seen:
-                seen.add(system)
-                todo += edges.get(system, ())

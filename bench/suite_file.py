@@ -44,6 +44,10 @@ class TaskSection(Options):
     """Which task."""
     name: str | None = Field(None, pattern=LABEL)
     """How the suite calls it; by default after the task, and its options if the suite has the task more than once."""
+    train: dict[str, Any] = Field(default_factory=dict)
+    """Departures from the suite's training recipe, for this task; a system's own win. A budget is replaced whole."""
+    systems: list[str] | None = Field(None, min_length=1)
+    """Only these systems; all by default."""
 
 
 class CompanionSection(Options):

@@ -73,6 +73,7 @@ def suite_json_schema() -> JsonSchema:
     defs: dict[str, JsonSchema] = {}
     schema = _schema_of(SuiteFile, "suite", defs)
     properties = schema["properties"]
+    defs["train-overrides"] = _partial(_schema_of(TrainConfig, "train-overrides", defs))
     properties["tasks"]["items"] = _task_schema(defs)
     properties["systems"]["items"] = _system_schema(defs)
     properties["references"]["anyOf"][0]["items"] = _schema_of(ReferenceSection, "reference", defs)
@@ -109,10 +110,14 @@ def _task_schema(defs: dict[str, JsonSchema]) -> JsonSchema:
     names = list(tasks.built_in_tasks())
     common = _schema_of(TaskSection, "task", defs)
     common["properties"]["task"] |= {"enum": names}
+    common["properties"]["train"] = {
+        "$ref": "#/$defs/train-overrides",
+        "description": TaskSection.model_fields["train"].description,
+    }
     del common["additionalProperties"]
     for name, task in tasks.built_in_tasks().items():
         own = _schema_of(task.Config, f"task-{name}", defs)
-        own["properties"] = {"task": {}, "name": {}, **own.get("properties", {})}
+        own["properties"] = {**{field: {} for field in TaskSection.model_fields}, **own.get("properties", {})}
         defs[f"task-{name}"] = own
     common["allOf"] = _by_value("task", {name: {"$ref": f"#/$defs/task-{name}"} for name in names})
     return {"anyOf": [{"type": "string", "enum": names}, common]}
@@ -120,7 +125,6 @@ def _task_schema(defs: dict[str, JsonSchema]) -> JsonSchema:
 
 def _system_schema(defs: dict[str, JsonSchema]) -> JsonSchema:
     schema = _schema_of(SystemSection, "system", defs)
-    defs["train-overrides"] = _partial(_schema_of(TrainConfig, "train-overrides", defs))
     schema["properties"]["train"] = {
         "$ref": "#/$defs/train-overrides",
         "description": SystemSection.model_fields["train"].description,

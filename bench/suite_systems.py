@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from bench.configs import TrainConfig
-from bench.suite_companions import TEACHER, Companion, check_circles, read_companions
+from bench.suite_companions import TEACHER, Companion, read_companions
 from bench.suite_file import ReferenceSection, SystemSection
 from bench.suite_problems import Problems, unknown
+from bench.suite_tasks import TaskEntry
 from bench.yaml_lines import KeyPath
 from models import registry
-from models.interface import Family, Options
+from models.interface import MODALITIES, Family, Options
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,8 @@ class SettingsEntry:
     """The family's Settings as JSON values, defaults included."""
     label: str
     """Canonical short form, `beam=5 alpha=0.6`; unique within the system."""
-    needs: frozenset[str] = frozenset()
-    """Roles that decoding with it needs filled."""
+    needs: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Roles that decoding with it needs filled, by modality."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,18 @@ class SystemEntry:
     teacher: str | None
     train: TrainConfig
     companions: tuple[Companion, ...] = ()
-    needs: frozenset[str] = frozenset()
-    """Roles that training needs filled."""
+    needs: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Roles that training needs filled, by modality."""
     measured: bool = True
     """False for a teacher or companion that a selection of systems needs but does not name."""
+    tasks: frozenset[str] | None = None
+    """The tasks on which a selection needs it; None: all that have it."""
+    recipes: Mapping[str, TrainConfig] = field(default_factory=dict)
+    """The recipes of tasks that depart from the suite's, by name."""
+
+    def train_on(self, task: TaskEntry) -> TrainConfig:
+        """Return the recipe for `task`; its seeds are those of `train`."""
+        return self.recipes.get(task.name, self.train)
 
 
 @dataclass(frozen=True)
@@ -70,6 +79,7 @@ class Draft:
     data: tuple[str, ...] | None = None
     train: TrainConfig | None = None
     companions: tuple[Companion, ...] = ()
+    recipes: dict[str, TrainConfig] = field(default_factory=dict)
 
     @property
     def name(self) -> str | None:
@@ -88,22 +98,26 @@ class Draft:
             autoregressive=self.family.autoregressive,
             config=self.config.model_dump(mode="json"),
             settings=tuple(
-                SettingsEntry(settings.model_dump(mode="json"), label, settings.needs())
+                SettingsEntry(settings.model_dump(mode="json"), label, needs_of(settings))
                 for settings, label in zip(self.settings, self.labels, strict=True)
             ),
             data=self.data,
             teacher=self.section["teacher"],
             train=self.train,
             companions=self.companions,
-            needs=self.config.needs(),
+            needs=needs_of(self.config),
+            recipes=self.recipes,
         )
 
 
 class SystemReader:
     """Reads the suite's `systems`, and what refers to them."""
 
-    def __init__(self, items: list[Any], backbone: dict[str, Any], train: Any, problems: Problems) -> None:
+    def __init__(
+        self, items: list[Any], backbone: dict[str, Any], train: Any, tasks: Sequence[TaskEntry], problems: Problems
+    ) -> None:
         self.problems = problems
+        self.tasks = tasks
         self.backbone = backbone
         # Without a recipe to depart from, departures are still checked, with any valid budget.
         self.suite_train = train if isinstance(train, dict) else {"budget": {"minutes": 1}}
@@ -117,9 +131,8 @@ class SystemReader:
         self._check_backbone()
         for draft in self.drafts:
             self._check_teacher(draft)
-            draft.companions = read_companions(draft, self.by_name, problems)
-        if not problems:  # else a circle may be the shadow of another mistake
-            check_circles(self.drafts, problems)
+            modalities = {task.modality for task in tasks if task.has(draft.name)} or {"text"}
+            draft.companions = read_companions(draft, self.by_name, modalities, problems)
 
     def entries(self) -> list[SystemEntry]:
         """Return the systems; only when there are no problems."""
@@ -140,11 +153,21 @@ class SystemReader:
                 key: ("train", key) for key in (*merged, *TrainConfig.model_fields) if key not in own
             }
             draft.train = self.problems.check(TrainConfig, merged, (*path, "train"), homes)
+            for index, task in enumerate(self.tasks):
+                if task.train and draft.train is not None and task.has(section.get("name")):
+                    self._read_recipe(draft, task, ("tasks", index, "train"))
         if "family" in section:
             draft.family = self._find(section["family"], (*path, "family"))
         if draft.family is not None:
             self._read_options(draft, draft.family)
         return draft
+
+    def _read_recipe(self, draft: Draft, task: TaskEntry, path: KeyPath) -> None:
+        """Read the recipe of a system on a task that departs from the suite's; the system's own departures win."""
+        own = draft.section["train"]
+        recipe = self.problems.check(TrainConfig, {**self.suite_train, **task.train, **own}, path)
+        if recipe is not None:
+            draft.recipes[task.name] = recipe
 
     def _find(self, name: str, path: KeyPath) -> Family | None:
         known = registry.built_in_families()
@@ -262,6 +285,11 @@ class SystemReader:
         there = " | ".join(label or "(defaults)" for label in draft.labels)
         self.problems.add((*path, "settings"), f"not among the settings of {section['system']!r}: {there}")
         return None
+
+
+def needs_of(options: Options) -> dict[str, frozenset[str]]:
+    """Return the roles that `options` need filled, by modality."""
+    return {modality: options.needs(modality) for modality in MODALITIES}
 
 
 def settings_labels(entries: Sequence[Options]) -> list[str]:

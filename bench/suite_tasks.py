@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from bench.suite_file import TaskSection
@@ -24,6 +24,16 @@ class TaskEntry:
     """Which task of the registry."""
     config: dict[str, Any]
     """Its options as JSON values, defaults included; paths stand as they were given."""
+    modality: str = "text"
+    """What its sources are."""
+    train: dict[str, Any] = field(default_factory=dict)
+    """Departures from the suite's training recipe, as written."""
+    systems: tuple[str, ...] | None = None
+    """The systems that it is for; None: all."""
+
+    def has(self, system: str | None) -> bool:
+        """Tell whether `system` is trained on it."""
+        return self.systems is None or system in self.systems
 
 
 def read_tasks(items: list[Any], problems: Problems) -> list[TaskEntry]:
@@ -45,7 +55,16 @@ def read_tasks(items: list[Any], problems: Problems) -> list[TaskEntry]:
             problems.add(path, f"name {name!r} is taken by tasks[{taken[name]}]; give this task a name of its own")
         taken.setdefault(name, index)
         if config is not None:
-            entries.append(TaskEntry(name, section["task"], config.model_dump(mode="json")))
+            entries.append(
+                TaskEntry(
+                    name,
+                    section["task"],
+                    config.model_dump(mode="json"),
+                    task.modality,
+                    section.get("train") or {},
+                    tuple(section["systems"]) if section.get("systems") else None,
+                )
+            )
     return entries
 
 

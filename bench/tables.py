@@ -35,9 +35,9 @@ def write_tables(results_dir: Path) -> list[Path]:
 def build_tables(records: Iterable[Record]) -> pd.DataFrame:
     """Return one row per cell with every value that was measured.
 
-    A value has the column `metric`, `metric@batch`, `metric:part@batch` or `metric@batch vs reference`, and beside it
-    `... low` and `... high` for the interval of a single seed, `... min` and `... max` for the spread over several.
-    Columns without any value are left out.
+    A value has the column `metric`, `metric[subset]`, `metric@batch`, `metric:part@batch` or `metric@batch vs
+    reference`, and beside it `... low` and `... high` for the interval of a single seed, `... min` and `... max` for the
+    spread over several. Columns without any value are left out.
     """
     rows = []
     for task in by_task(records):
@@ -57,6 +57,7 @@ def build_tables(records: Iterable[Record]) -> pd.DataFrame:
 
 def _columns(key: Key, estimate: Estimate) -> dict[str, float]:
     name = f"{key.metric}:{key.part}" if key.part else key.metric
+    name += f"[{key.subset}]" if key.subset else ""
     name += f"@{key.batch_size}" if key.batch_size is not None else ""
     name += f" vs {key.reference}" if key.reference else ""
     low, high = estimate.spread or (None, None)
@@ -106,24 +107,26 @@ def print_table(records: Iterable[Record], console: Console) -> None:
         notes = Notes()
         metrics = task.ranking[:2]
         sizes = list(dict.fromkeys((*task.batch_sizes[:1], *task.batch_sizes[-1:])))
+        rate, part = ("real_time_factor", "decode") if task.is_speech else ("tokens_per_second", "")
         points = [(reference, size) for reference in task.references[:1] for size in task.speedup_batch_sizes()]
         failed = any(cell.problems for cell in task.cells)
         table = Table(title=Text(task.name), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         table.add_column("System", overflow="fold")
         header = [heading(metric).replace(" (", "\n(") for metric in metrics]
-        header += [f"Tokens/s\nbatch {size}" for size in sizes] + ["p50 (ms)\nbatch 1"]
+        header += [f"{'RTF' if task.is_speech else 'Tokens/s'}\nbatch {size}" for size in sizes] + ["p50 (ms)\nbatch 1"]
         for text in header + [f"Speed-up\nbatch {size}" for _, size in points]:
             table.add_column(Text(text), justify="right", no_wrap=True)
         if failed:
             table.add_column("Status", overflow="fold")
         for cell in task.cells:
             row = [quality(cell, metric) for metric in metrics]
-            row += [show(_point(cell.get("tokens_per_second", size))) for size in sizes]
+            row += [show(_point(cell.get(rate, size, part))) for size in sizes]
             row += [show(_point(cell.smallest_batch("latency_p50")))]
             row += [show(_point(task.speedup(cell, *point)), fixed(2)) for point in points]
             table.add_row(*(Text(text) for text in [cell.name, *row, *([status(cell, notes)] if failed else [])]))
         console.print(table)
         lines = ["[low, high]: 95 % bootstrap interval over sentences; (min–max): over training seeds."]
+        lines += ["RTF: real-time factor of decoding, processing time over the duration of the audio."] * task.is_speech
         lines += [f"Speed-up: over {task.references[0]}."] if points else []
         console.print(Text("\n".join([*lines, *notes.lines])))
 

@@ -128,6 +128,44 @@ class WordTokenizer(Tokenizer):
         return cls(description["words"])
 
 
+class CharTokenizer(Tokenizer):
+    """A closed vocabulary of characters, the space among them: what speech is transcribed in."""
+
+    kind = "character"
+
+    def __init__(self, characters: Sequence[str]) -> None:
+        self._characters = tuple(characters)
+        self._ids = {character: NUM_SPECIAL + i for i, character in enumerate(self._characters)}
+        assert len(self._ids) == len(self._characters), "a character stands twice in the vocabulary"
+
+    @classmethod
+    def train(cls, texts: Iterable[str]) -> CharTokenizer:
+        """Return the tokeniser that knows every character of `texts`, in code point order."""
+        return cls(sorted({character for text in texts for character in normalise(text)}))
+
+    @property
+    def size(self) -> int:
+        """Number of ids, special ids included."""
+        return NUM_SPECIAL + len(self._characters)
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of `text`; characters that are not in the vocabulary become `UNK`."""
+        return [self._ids.get(character, UNK) for character in normalise(text)]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of `ids`, without spaces at the ends and never two in a row; special ids are dropped."""
+        return normalise("".join(self._characters[i - NUM_SPECIAL] for i in ids if i >= NUM_SPECIAL))
+
+    def save(self, folder: Path) -> None:
+        """Write `tokenizer.json`."""
+        _write_description(folder, {"kind": self.kind, "characters": list(self._characters)})
+
+    @classmethod
+    def load(cls, description: dict[str, Any], folder: Path) -> CharTokenizer:
+        """Return the tokeniser that `save` wrote."""
+        return cls(description["characters"])
+
+
 class SubwordTokenizer(Tokenizer):
     """A sentencepiece model (Kudo & Richardson 2018) with byte fallback, so that no text is unknown."""
 
@@ -207,8 +245,8 @@ class SubwordTokenizer(Tokenizer):
         return cls((folder / description["model"]).read_bytes())
 
 
-_KINDS: dict[str, type[WordTokenizer] | type[SubwordTokenizer]] = {
-    kind.kind: kind for kind in (WordTokenizer, SubwordTokenizer)
+_KINDS: dict[str, type[WordTokenizer] | type[CharTokenizer] | type[SubwordTokenizer]] = {
+    kind.kind: kind for kind in (WordTokenizer, CharTokenizer, SubwordTokenizer)
 }
 
 

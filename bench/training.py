@@ -1,6 +1,6 @@
 """The train step: one loop for every family; of a model it calls only `loss` and `decode`.
 
-Randomness is stateless: step n of a run draws from a generator seeded by (seed, n), and batch i of epoch e depends on
+Randomness is stateless: step n draws from a generator seeded by (seed, n), and batch i of epoch e depends on
 (seed, e, i) alone. So a run that was killed and resumed from its last checkpoint equals an undisturbed one.
 """
 
@@ -10,7 +10,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +18,21 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+from bench.augmentation import spec_augment
 from bench.batching import TrainingBatches
-from bench.checkpoint import MODEL_FILE, load_companions
+from bench.checkpoint import MODEL_FILE, load_companions, load_model
 from bench.configs import TrainConfig
 from bench.decoding import decode_corpus
 from bench.distillation import read_targets
 from bench.labels import read_labels
+from bench.optimisation import learning_rate, make_optimizer
 from bench.preparation import EncodedPair, PreparedData, build_task
 from bench.quality import selection_value
 from bench.steps import Progress, StepFailure, write_json
 from bench.store import flush
-from models.interface import UNK, DataSpec, Model
+from models.interface import UNK, Batch, DataSpec, Model
 from models.registry import load_family
-from models.weights import fill, weights_of
+from models.weights import fill, start_encoder, weights_of
 
 CHECKPOINT = "checkpoint.safetensors"
 LOG_INTERVAL = 50
@@ -87,6 +89,8 @@ def run(spec: dict[str, Any], folder: Path, parents: dict[str, Path], progress: 
 
     torch.manual_seed(spec["seed"])
     model = family.model(family.config(**spec["config"]), data.data_spec).to(spec["device"])
+    if spec["init"] is not None:
+        start_encoder(model, load_model(**spec["init"], data_spec=data.data_spec, model_folder=parents["init"]))
     model.companions = load_companions(spec["companions"], data.data_spec, parents, spec["device"])
     model.begin_training()
     trainer = Trainer(model, pairs, config, spec["seed"], spec["dtype"], folder, evaluate, progress)
@@ -137,8 +141,13 @@ class Trainer:
         self.evaluate = evaluate
         self.progress = progress
         self.device = next(model.parameters()).device
+        # What another process takes of a core must not come off the model's budget.
+        alone = self.device.type == "cpu" and config.threads == 1
+        self.clock = time.process_time if alone else time.perf_counter
         self.autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bfloat16")
-        self.batches = TrainingBatches(pairs, config.batch_tokens, config.max_batch_sentences, seed)
+        self.batches = TrainingBatches(
+            pairs, config.batch_tokens, config.max_batch_sentences, seed, max_frames=config.batch_frames
+        )
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = make_optimizer(model, config)
         self.rng = torch.Generator(self.device)
@@ -157,8 +166,8 @@ class Trainer:
         """Spend the budget, evaluating and keeping snapshots on the way."""
         state = self.state
         self.model.train()
-        last = time.perf_counter()
-        saved = last
+        last = self.clock()
+        saved = time.perf_counter()
         started, tokens_at_start = last, state.tokens
         for epoch, position, batch in self.batches.stream(state.epoch, state.position):
             if state.evaluations >= self.config.evaluations:
@@ -172,7 +181,7 @@ class Trainer:
             state.pairs += len(batch.tgt_len)
             for name, count in counts.items():
                 state.counts[name] = state.counts.get(name, 0) + count
-            now = time.perf_counter()
+            now = self.clock()
             state.seconds += now - last
             last = now
             if state.step % LOG_INTERVAL == 0:
@@ -180,15 +189,15 @@ class Trainer:
                 self.progress(done=self.share_done(), loss=loss, tokens_per_second=speed)
             if self.share_done() >= (state.evaluations + 1) / self.config.evaluations:
                 self._evaluate()
-                now = time.perf_counter()
+                now = self.clock()
                 state.seconds += now - last
                 last = now
-            if now - saved >= self.config.checkpoint_seconds:
+            if time.perf_counter() - saved >= self.config.checkpoint_seconds:
                 self._save()
-                saved = last = time.perf_counter()
+                saved, last = time.perf_counter(), self.clock()
         self._save()
 
-    def _step(self, batch: Any) -> tuple[int, float, dict[str, int]]:
+    def _step(self, batch: Batch) -> tuple[int, float, dict[str, int]]:
         """Make one update; return its target tokens, loss and counts."""
         # One number per step seeds dropout (the global generator) and the objective's own draws.
         step_seed = int(np.random.SeedSequence([self.seed, self.state.step]).generate_state(1, np.uint64)[0] >> 1)
@@ -199,6 +208,8 @@ class Trainer:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
         self.model.progress = self.share_done()
+        if self.config.spec_augment is not None and batch.src.is_floating_point():
+            batch = replace(batch, src=spec_augment(batch.src, batch.src_len, self.config.spec_augment, self.rng))
         with self.autocast:
             losses = self.model.loss(batch, self.rng)
         losses.total.backward()  # type: ignore[no-untyped-call]
@@ -275,29 +286,6 @@ class Trainer:
             (k["score"], load_file(self._snapshot(int(k["evaluation"])), device=str(self.device)))
             for k in self.state.kept
         ]
-
-
-def make_optimizer(model: Model, config: TrainConfig) -> torch.optim.AdamW:
-    """Return AdamW that decays matrices other than embeddings; one fused kernel per update."""
-    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
-    decayed: list[torch.nn.Parameter] = []
-    spared: list[torch.nn.Parameter] = []
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            (decayed if parameter.ndim >= 2 and id(parameter) not in embeddings else spared).append(parameter)
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": spared, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, config.adam_beta2), eps=1e-9, fused=True)
-
-
-def learning_rate(config: TrainConfig, share: float) -> float:
-    """Return the learning rate when `share` (0-1) of the budget is spent: linear warm-up, then the schedule."""
-    peak, warmup = config.learning_rate, config.warmup
-    if share < warmup:
-        return peak * max(share / warmup, 1e-3)
-    if config.schedule == "inverse_sqrt":
-        return peak * math.sqrt(max(warmup, 1e-3) / max(share, 1e-3))
-    rest = (share - warmup) / (1 - warmup)
-    return peak * (1 - rest) if config.schedule == "linear" else peak * 0.5 * (1 + math.cos(math.pi * rest))
 
 
 def finish(trainer: Trainer, data: DataSpec, metric: str, left_out: int = 0) -> None:

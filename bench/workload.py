@@ -15,9 +15,10 @@ from typing import Any
 
 from torch import Tensor
 
-from bench.batching import pad
-from bench.preparation import PreparedData
+from bench.batching import pad_sources
+from bench.preparation import PreparedData, Source
 from bench.steps import StepFailure
+from bench.tasks.base import Example
 from models.interface import NUM_SPECIAL, UNK, Model
 
 SAMPLE_SEED = 1
@@ -33,9 +34,8 @@ class Sentence:
     """A sentence of the sample."""
 
     id: str
-    text: str
-    """The source before tokenisation."""
-    source: list[int]
+    example: Example
+    source: Source
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class SourceBatch:
     """Padded sources on the host."""
 
     src: Tensor
-    """[b, s] int64."""
+    """See `models.interface.Batch`."""
     src_len: Tensor
     """[b] int64."""
 
@@ -98,7 +98,7 @@ def draw_sample(data: PreparedData, split: str, ids: Collection[str], count: int
         raise StepFailure(f"no sentence of the {split} split was decoded by every system")
     chosen = random.Random(SAMPLE_SEED).sample(examples, min(count, len(examples)))
     pairs = data.encode(chosen)
-    sentences = [Sentence(e.id, e.source, pair.source) for e, pair in zip(chosen, pairs, strict=True)]
+    sentences = [Sentence(e.id, e, pair.source) for e, pair in zip(chosen, pairs, strict=True)]
     return sorted(sentences, key=lambda sentence: len(sentence.source))
 
 
@@ -106,7 +106,7 @@ def make_batches(sample: Sequence[Sentence], batch_size: int) -> list[SourceBatc
     """Cut the sample, in order, into padded batches."""
     batches = []
     for start in range(0, len(sample), batch_size):
-        batches.append(SourceBatch(*pad([sentence.source for sentence in sample[start : start + batch_size]])))
+        batches.append(SourceBatch(*pad_sources([sentence.source for sentence in sample[start : start + batch_size]])))
     return batches
 
 

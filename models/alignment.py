@@ -17,15 +17,20 @@ FORBIDDEN = -1e30
 infinity would leave NaN in the gradient of `F.ctc_loss`)."""
 
 
+def token_begins(alignment: Tensor, lengths: Tensor) -> Tensor:
+    """Return [b, f] bool: the frames, of the `lengths` [b] that count, where a token of an alignment [b, f] begins."""
+    changed = torch.ones_like(alignment, dtype=torch.bool)
+    changed[:, 1:] = alignment[:, 1:] != alignment[:, :-1]
+    return changed & (alignment != BLANK) & padding_mask(lengths, alignment.shape[1])
+
+
 def collapse(alignment: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     """Merge repeats, then drop blanks.
 
     alignment: [b, f] symbols; lengths: [b] frames that count. Returns tokens [b, t] padded with PAD, t the longest
     result, and their numbers [b]. One device sync, to size the result.
     """
-    changed = torch.ones_like(alignment, dtype=torch.bool)
-    changed[:, 1:] = alignment[:, 1:] != alignment[:, :-1]
-    keep = changed & (alignment != BLANK) & padding_mask(lengths, alignment.shape[1])
+    keep = token_begins(alignment, lengths)
     counts = keep.sum(1)
     width = int(counts.max()) if len(counts) else 0
     # Kept symbols move to their rank; all others go to a spare last column that is cut off.

@@ -3,6 +3,9 @@
 Encoder states are upsampled by a learned projection from one state to `upsampling` frames; a stack of further layers
 over the frames, with cross-attention to the encoder (Libovicky & Helcl's encoder-decoder variant) or without, predicts
 a symbol or blank per frame in one pass; repeats are merged and blanks dropped. Targets hold neither bos nor eos.
+
+Deviations: pre-norm by default; no dropout on attention weights; cross-attention by default, which Saharia et al. do
+not have.
 """
 
 from __future__ import annotations
@@ -13,18 +16,18 @@ from torch import Tensor, nn
 
 from models.alignment import best_alignment, ctc_loss
 from models.decoding.prefix_beam import decode_frames
-from models.encoder import SourceEncoder
+from models.encoder import memory_mask, source_encoder
 from models.interface import BOS, EOS, MASK, PAD, PLH, UNK, Batch, DataSpec, Decoded, Family, Losses, Model, Options
-from models.layers import BackboneConfig, Embedding, Stack, padding_mask
+from models.layers import BackboneConfig, Embedding, Stack
 from models.output import OutputLayer
-from models.upsampling import Upsampler
+from models.upsampling import Upsampler, frames_per_position
 
 
 class Config(BackboneConfig):
     """Shape; a change means retraining. The decoder's layers are those over frames."""
 
-    upsampling: int = Field(3, ge=1)
-    """Frames per source position."""
+    upsampling: int | None = Field(None, ge=1)
+    """Frames per encoder position; by default 3 for text, and 1 for speech, which has more of them than it needs."""
     cross_attention: bool = True
     """Whether the layers over frames also attend to the encoder's states."""
 
@@ -42,11 +45,10 @@ class CTC(Model):
     def __init__(self, config: Config, data: DataSpec) -> None:
         super().__init__()
         c = config
-        self.upsampling = c.upsampling
         self.max_target_length = data.max_target_length
-        self.embedding = Embedding(data.vocab_size, c.model_dim, data.max_source_length, c.dropout)
-        self.encoder = SourceEncoder(self.embedding, Stack(c.encoder_layers, *c.layer_shape))
-        self.upsample = Upsampler(c.model_dim, c.upsampling, data.max_source_length)
+        self.embedding = Embedding(data.vocab_size, c.model_dim, data.source_tokens, c.dropout)
+        self.encoder = source_encoder(c, data, self.embedding)
+        self.upsample = Upsampler(c.model_dim, frames_per_position(c.upsampling, data), self.encoder.max_length)
         self.decoder = Stack(c.decoder_layers, *c.layer_shape, cross=c.cross_attention)
         self.output = OutputLayer(self.embedding.tokens.weight, banned=(PAD, BOS, EOS, UNK, MASK, PLH))
 
@@ -75,12 +77,13 @@ class CTC(Model):
 
     def _frames(self, src: Tensor, src_len: Tensor) -> tuple[Tensor, Tensor]:
         """Return the states of all frames, [b, f, d], and the number that count, [b]."""
-        memory, memory_mask = self.encoder(src, src_len)
-        frames = src_len * self.upsampling
-        x = self.upsample(memory)
-        mask = padding_mask(frames.clamp(min=1), x.shape[1])[:, None, None, :]
-        crossed = None if self.decoder.layers[0].cross_attention is None else self.decoder.project_memory(memory)
-        return self.decoder(x, self_mask=mask, memory=crossed, memory_mask=memory_mask), frames
+        source = self.encoder(src, src_len)
+        frames = source.lengths * self.upsample.factor
+        x = self.upsample(source.states)
+        mask = memory_mask(frames, x.shape[1])
+        crossing = self.decoder.layers[0].cross_attention is not None
+        memory = self.decoder.project_memory(source.states) if crossing else None
+        return self.decoder(x, self_mask=mask, memory=memory, memory_mask=source.mask), frames
 
     def decode(self, src: Tensor, src_len: Tensor, settings: Settings) -> Decoded:
         """Decode in one pass; greedy scores are the best alignment's log-probability, beam scores the prefix's."""

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from models.layers import Embedding, Stack, padding_mask
+from models.frontend import SpeechFrontend, TextFrontend, make_frontend
+from models.interface import DataSpec
+from models.layers import BackboneConfig, Embedding, Stack, padding_mask
 
 
 @dataclass(frozen=True)
@@ -25,32 +27,61 @@ class Memory:
         return Memory(layers, self.mask.index_select(0, sentences))
 
 
-class SourceEncoder(nn.Module):
-    """Embeds source ids and encodes them."""
+@dataclass(frozen=True)
+class Encoded:
+    """An encoded source."""
 
-    def __init__(self, embedding: Embedding, stack: Stack) -> None:
+    states: Tensor
+    """[b, s, d] states of the encoder."""
+    lengths: Tensor
+    """[b] int64: positions that are real. For speech they are fewer than the source's frames."""
+    mask: Tensor
+    """[b, 1, 1, s] bool: what may be attended to. Of a source without positions it is the first, which is padding:
+    else attention would have nothing to attend to."""
+    content: Tensor
+    """[b, s, d] what the encoder read at each position, without position codes."""
+
+
+class SourceEncoder(nn.Module):
+    """Turns sources into inputs, and encodes them."""
+
+    def __init__(self, frontend: TextFrontend | SpeechFrontend, stack: Stack) -> None:
         super().__init__()
-        self.embedding = embedding
+        self.frontend = frontend
         self.stack = stack
 
-    def forward(self, src: Tensor, src_len: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode src [b, s] -> states [b, s, d] and the mask of real positions, [b, 1, 1, s] bool.
+    @property
+    def max_length(self) -> int:
+        """Most positions that a source gives."""
+        return self.frontend.max_length
 
-        A sentence without tokens would leave attention nothing to attend to, so its first (padding) position counts.
+    def forward(self, src: Tensor, src_len: Tensor) -> Encoded:
+        """Encode sources (see `models.interface.Batch`)."""
+        content, lengths = self.frontend.content(src, src_len)
+        mask = memory_mask(lengths, content.shape[1])
+        return Encoded(self.stack(self.frontend.place(content), self_mask=mask), lengths, mask, content)
+
+    def with_summary(self, src: Tensor, src_len: Tensor, token: Tensor) -> tuple[Encoded, Tensor]:
+        """Encode sources behind an extra first position whose embedding is `token` [d].
+
+        Returns what `forward` returns, without the extra position, and that one's state, [b, d], which summarises the
+        source.
         """
-        mask = padding_mask(src_len.clamp(min=1), src.shape[1])[:, None, None, :]
-        return self.stack(self.embedding(src), self_mask=mask), mask
+        content, lengths = self.frontend.content(src, src_len)
+        x = torch.cat([token.expand(content.shape[0], 1, -1), self.frontend.place(content)], dim=1)
+        states = self.stack(x, self_mask=padding_mask(lengths + 1, x.shape[1])[:, None, None, :])
+        return Encoded(states[:, 1:], lengths, memory_mask(lengths, content.shape[1]), content), states[:, 0]
 
-    def with_summary(self, src: Tensor, src_len: Tensor, token: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Encode src [b, s] behind an extra first position whose embedding is `token` [d].
 
-        Returns the states of the source [b, s, d], their mask [b, 1, 1, s] as `forward` gives it, and the state of
-        the extra position, [b, d], which summarises the sentence.
-        """
-        x = torch.cat([token.expand(src.shape[0], 1, -1), self.embedding(src)], dim=1)
-        mask = padding_mask(src_len + 1, src.shape[1] + 1)[:, None, None, :]
-        states = self.stack(x, self_mask=mask)
-        return states[:, 1:], padding_mask(src_len.clamp(min=1), src.shape[1])[:, None, None, :], states[:, 0]
+def memory_mask(lengths: Tensor, size: int) -> Tensor:
+    """Return [b, 1, 1, size] bool: which positions of encoded sources with `lengths` [b] may be attended to."""
+    return padding_mask(lengths.clamp(min=1), size)[:, None, None, :]
+
+
+def source_encoder(config: BackboneConfig, data: DataSpec, embedding: Embedding) -> SourceEncoder:
+    """Return the encoder that every family with a `BackboneConfig` has; `embedding` is that of the target's ids."""
+    frontend = make_frontend(data, embedding, config.subsampling, config.dropout)
+    return SourceEncoder(frontend, Stack(config.encoder_layers, *config.layer_shape))
 
 
 class CanvasDecoder(nn.Module):
@@ -61,9 +92,9 @@ class CanvasDecoder(nn.Module):
         self.embedding = embedding
         self.stack = stack
 
-    def remember(self, states: Tensor, mask: Tensor) -> Memory:
-        """Return the memory of encoder states [b, s, d] with their mask [b, 1, 1, s]."""
-        return Memory(self.stack.project_memory(states), mask)
+    def remember(self, source: Encoded) -> Memory:
+        """Return the memory of an encoded source."""
+        return Memory(self.stack.project_memory(source.states), source.mask)
 
     def forward(self, canvas: Tensor, lengths: Tensor, memory: Memory) -> Tensor:
         """Return states [n, t, d] of canvases [n, t] of which the first `lengths` [n] positions are real.

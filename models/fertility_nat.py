@@ -5,6 +5,9 @@ copied to the decoder's input; the decoder turns the copies into the target in o
 a word aligner (`Batch.labels`), decoded with the most probable ones, with rounded expectations, or by noisy parallel
 decoding (NPD): sampled fertilities, all decoded in one batch, of whose outputs the AR teacher keeps the best.
 
+For speech the positions of the encoder are what fertilities belong to: 1 where a token begins in the best alignment
+under a CTC model, which aligns in place of the word aligner, else 0; what is copied is the front end's output there.
+
 Deviations: pre-norm by default; no dropout on attention weights; label smoothing on tokens; the encoder starts from the
 teacher's only if asked; the target has no eos, its end is where the copies end; NPD has the most probable fertilities
 among its candidates; a sentence without any copy gets one. In the fine-tuning stage the step behind the last copy,
@@ -14,17 +17,17 @@ teacher without the student's entropy, is kept as printed.
 
 from __future__ import annotations
 
-from typing import Literal, Protocol, cast
+from typing import Literal, Protocol, Self, cast
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from models.decoding.fertility import average_fertility, copied_positions, log_prob_of, sampled_fertility
 from models.decoding.noise import draw_seeds, row_seeds
-from models.encoder import CanvasDecoder, Memory, SourceEncoder
+from models.encoder import CanvasDecoder, Encoded, Memory, source_encoder
 from models.interface import (
     BLANK,
     BOS,
@@ -42,7 +45,7 @@ from models.interface import (
     Options,
     Role,
 )
-from models.layers import BackboneConfig, Embedding, Stack, padding_mask
+from models.layers import BackboneConfig, Embedding, attention_heads, padding_mask
 from models.output import CHUNK_LOGITS, OutputLayer
 from models.positional import PositionalStack
 
@@ -66,9 +69,10 @@ class Config(BackboneConfig):
     fine_tune_weight: float = Field(0.25, ge=0, le=1)
     """Weight (the paper's lambda) of the two terms that fine-tuning adds; the cross-entropies keep the rest."""
 
-    def needs(self) -> frozenset[str]:
-        """A teacher, to start from or to be fine-tuned by."""
-        return frozenset({"teacher"} if self.fine_tune or self.encoder_from_teacher else ())
+    def needs(self, modality: str = "text") -> frozenset[str]:
+        """A teacher, to start from or to be fine-tuned by; for speech a CTC model, whose alignments are the labels."""
+        teacher = {"teacher"} if self.fine_tune or self.encoder_from_teacher else set()
+        return frozenset(teacher | ({"ctc"} if modality == "speech" else set()))
 
 
 class Settings(Options):
@@ -80,8 +84,18 @@ class Settings(Options):
     """Fertility sequences of `noisy`: the most probable one, and otherwise samples."""
     seed: int = 1
     """Seed of the samples."""
+    alpha: float = Field(1.0, ge=0)
+    """`noisy` keeps the candidate whose log-probability under the teacher, over its length^alpha with eos counted, is
+    the highest: 1, as in the authors' code, is the mean per token, and 0 the sum, which prefers short candidates."""
 
-    def needs(self) -> frozenset[str]:
+    @model_validator(mode="after")
+    def _every_value_counts(self) -> Self:
+        idle = [name for name in ("candidates", "seed", "alpha") if name in self.departures()]
+        if idle and self.fertility != "noisy":
+            raise ValueError(f"{', '.join(idle)} has no effect without fertility: noisy")
+        return self
+
+    def needs(self, modality: str = "text") -> frozenset[str]:
         """A teacher, for noisy parallel decoding."""
         return frozenset({"teacher"} if self.fertility == "noisy" else ())
 
@@ -125,10 +139,11 @@ class FertilityNAT(Model):
         super().__init__()
         c = config
         self.config = c
+        self.speech = data.modality == "speech"
         self.max_target_length = data.max_target_length
-        positions = max(data.max_source_length, data.max_target_length)
+        positions = max(data.source_tokens, data.max_target_length)
         self.embedding = Embedding(data.vocab_size, c.model_dim, positions, c.dropout)
-        self.encoder = SourceEncoder(self.embedding, Stack(c.encoder_layers, *c.layer_shape))
+        self.encoder = source_encoder(c, data, self.embedding)
         self.decoder = CanvasDecoder(self.embedding, PositionalStack(c.decoder_layers, *c.layer_shape, positions))
         self.fertility = nn.Linear(c.model_dim, c.max_fertility + 1)
         nn.init.normal_(self.fertility.weight, std=c.model_dim**-0.5)
@@ -139,14 +154,21 @@ class FertilityNAT(Model):
         """Start from the teacher's encoder, embeddings included, if the config says so.
 
         Raises:
-            ValueError: the teacher's encoder has another shape.
+            ValueError: the teacher's encoder has another shape, or the `ctc` that labels speech other positions.
         """
+        if self.speech:
+            theirs = getattr(self.companion("ctc"), "encoder", None)
+            if getattr(theirs, "max_length", None) != self.encoder.max_length:
+                raise ValueError("fertilities of speech need a companion 'ctc' with the same subsampling")
         if not self.config.encoder_from_teacher:
             return
         theirs = getattr(self.companion("teacher"), "encoder", None)
         weights = theirs.state_dict() if isinstance(theirs, nn.Module) else {}
         if {k: w.shape for k, w in weights.items()} != {k: w.shape for k, w in self.encoder.state_dict().items()}:
             raise ValueError("encoder_from_teacher needs a teacher whose encoder has the shape of this one's")
+        assert isinstance(theirs, nn.Module)
+        if attention_heads(theirs) != attention_heads(self.encoder):
+            raise ValueError("encoder_from_teacher needs a teacher whose encoder has as many attention heads")
         self.encoder.load_state_dict(weights)
 
     def loss(self, batch: Batch, rng: torch.Generator) -> Losses:
@@ -159,16 +181,16 @@ class FertilityNAT(Model):
         """
         if batch.labels is None:
             raise ValueError("fertility_nat trains on fertilities, and this batch has no labels")
-        s = batch.src.shape[1]
-        real = padding_mask(batch.src_len, s)
+        source, memory, log_probs = self._encode(batch.src, batch.src_len)
+        s = source.states.shape[1]
+        real = padding_mask(source.lengths, s)
         gold = F.pad(batch.labels, (0, s - batch.labels.shape[1])) * real
         fits = (gold.sum(1) == batch.tgt_len) & (gold.amax(1) <= self.config.max_fertility)
         gold = gold * fits[:, None]
         num_tokens = int(batch.tgt_len.sum())
         scale = 1 / max(num_tokens, 1)
 
-        memory, log_probs = self._encode(batch.src, batch.src_len)
-        hidden = self._run(batch.src, memory, gold, batch.tgt.shape[1])
+        hidden = self._run(source, memory, gold, batch.tgt.shape[1])
         counted = padding_mask(gold.sum(1), batch.tgt.shape[1])
         states = hidden[counted]
         row_weight = torch.full((states.shape[0],), scale, device=states.device)
@@ -179,26 +201,26 @@ class FertilityNAT(Model):
         if self.config.fine_tune and self.progress >= 1 - self.config.fine_tune:
             weight = self.config.fine_tune_weight * scale
             expected = (self._reverse_kl(batch, hidden, gold.sum(1)) * fits).sum()
-            advantage, log_prob = self._exploration(batch, memory, log_probs, rng)
+            advantage, log_prob = self._exploration(batch, source, memory, log_probs, rng)
             reinforced = (advantage * log_prob * fits).sum()
             total = (1 - self.config.fine_tune_weight) * total + weight * (expected + reinforced)
             parts |= {"reverse_kl": expected.detach() * scale, "advantage": (advantage * fits).sum() * scale}
         return Losses(total, num_tokens, parts, {"infeasible": int((~fits).sum())})
 
     def _exploration(
-        self, batch: Batch, memory: Memory, log_probs: Tensor, rng: torch.Generator
+        self, batch: Batch, source: Encoded, memory: Memory, log_probs: Tensor, rng: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         """Return how much worse sampled fertilities are than average ones, and their log-probability (with gradient).
 
         Both [b], in nats: the two terms of REINFORCE (Williams 1992), whose baseline is the average's reverse KL.
         """
-        b, real = batch.src.shape[0], padding_mask(batch.src_len, batch.src.shape[1])
+        b, real = batch.src.shape[0], padding_mask(source.lengths, source.states.shape[1])
         with torch.no_grad():
             seeds = draw_seeds(rng, b).to(batch.src.device)
             sampled = sampled_fertility(log_probs, seeds, 1)[:, 0]
             both = self._legal(torch.stack([sampled, average_fertility(log_probs)], dim=1), log_probs, real)
             lengths = both.sum(-1).flatten()
-            hidden = self._run(batch.src, memory, both.flatten(0, 1), int(lengths.max()))
+            hidden = self._run(source, memory, both.flatten(0, 1), int(lengths.max()))
             worth = self._reverse_kl(batch, hidden, lengths).view(b, 2)
         return worth[:, 0] - worth[:, 1], (log_prob_of(log_probs, sampled) * real).sum(1)
 
@@ -225,11 +247,11 @@ class FertilityNAT(Model):
     def decode(self, src: Tensor, src_len: Tensor, settings: Settings) -> Decoded:
         """Decode in one pass.
 
-        Scores are log p(fertilities, tokens | src), and with NPD the teacher's log p(tokens | src).
+        Scores are log p(fertilities, tokens | src), and with NPD what the teacher chose by; see `Settings.alpha`.
         """
-        b, s = src.shape
-        real = padding_mask(src_len, s)
-        memory, log_probs = self._encode(src, src_len)
+        b = src.shape[0]
+        source, memory, log_probs = self._encode(src, src_len)
+        real = padding_mask(source.lengths, source.states.shape[1])
         match settings.fertility:
             case "average":
                 proposed = average_fertility(log_probs)[:, None]
@@ -241,14 +263,14 @@ class FertilityNAT(Model):
                 proposed = torch.cat([log_probs.argmax(-1)[:, None], drawn], dim=1)
         fertility = self._legal(proposed, log_probs, real)  # [b, c, s]
         lengths = fertility.sum(-1).flatten()  # [b * c]
-        hidden = self._run(src, memory, fertility.flatten(0, 1), int(lengths.max()) if b else 1)
+        hidden = self._run(source, memory, fertility.flatten(0, 1), int(lengths.max()) if b else 1)
         emitted = padding_mask(lengths, hidden.shape[1])
         best, best_log_prob = self._most_probable(hidden[emitted])
-        tokens = src.new_full(emitted.shape, PAD).masked_scatter(emitted, best)
+        tokens = lengths.new_full(emitted.shape, PAD).masked_scatter(emitted, best)
         if settings.fertility == "noisy":
             likelihood = self.companion("teacher").log_likelihood(Batch(src, src_len, tokens, lengths))
             assert likelihood is not None, "an AR teacher has a likelihood"
-            scores, chosen = likelihood.view(b, -1).max(1)
+            scores, chosen = (likelihood / (lengths + 1) ** settings.alpha).view(b, -1).max(1)
             rows = torch.arange(b, device=src.device) * fertility.shape[1] + chosen
             tokens, lengths = tokens[rows], lengths[rows]
         else:
@@ -256,10 +278,10 @@ class FertilityNAT(Model):
             scores = per_token.sum(1) + (log_prob_of(log_probs, fertility[:, 0]) * real).sum(1)
         return Decoded(tokens, lengths, scores, torch.ones_like(lengths))
 
-    def _encode(self, src: Tensor, src_len: Tensor) -> tuple[Memory, Tensor]:
-        """Return the encoded source and the log-probabilities of fertilities, [b, s, 1 + most] float32."""
-        states, mask = self.encoder(src, src_len)
-        return self.decoder.remember(states, mask), self.fertility(states).float().log_softmax(-1)
+    def _encode(self, src: Tensor, src_len: Tensor) -> tuple[Encoded, Memory, Tensor]:
+        """Return the encoded source, its memory and the log-probabilities of fertilities, [b, s, 1 + most] float32."""
+        source = self.encoder(src, src_len)
+        return source, self.decoder.remember(source), self.fertility(source.states).float().log_softmax(-1)
 
     def _legal(self, fertility: Tensor, log_probs: Tensor, real: Tensor) -> Tensor:
         """Return fertilities [b, c, s] of real tokens with sums from 1 to the longest target.
@@ -273,11 +295,15 @@ class FertilityNAT(Model):
         ends = fertility.cumsum(-1).clamp(max=self.max_target_length)
         return ends.diff(dim=-1, prepend=torch.zeros_like(ends[..., :1]))
 
-    def _run(self, src: Tensor, memory: Memory, fertility: Tensor, width: int) -> Tensor:
+    def _run(self, source: Encoded, memory: Memory, fertility: Tensor, width: int) -> Tensor:
         """Return the decoder's states [n, width, d] for fertilities [n, s]; n/b consecutive rows share a source."""
-        padded = F.pad(src, (0, 1), value=PAD).repeat_interleave(fertility.shape[0] // max(src.shape[0], 1), dim=0)
-        canvas = padded.gather(1, copied_positions(fertility, width))
-        states: Tensor = self.decoder(canvas, fertility.sum(1), memory)
+        b, s, d = source.content.shape
+        n = fertility.shape[0]
+        content = F.pad(source.content, (0, 0, 0, 1)).flatten(0, 1)  # [b * (s + 1), d]: zero where nothing is copied
+        starts = torch.arange(b, device=content.device).repeat_interleave(n // max(b, 1)) * (s + 1)
+        copied = content.index_select(0, (copied_positions(fertility, width) + starts[:, None]).flatten())
+        x = self.embedding.place(copied.view(n, width, d))
+        states: Tensor = self.decoder.run(x, fertility.sum(1), memory)
         return states
 
     def _most_probable(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
@@ -302,6 +328,9 @@ FAMILY = Family(
     FertilityNAT,
     autoregressive=False,
     title="NAT with fertility",
-    roles=(Role("teacher", "chooses among the candidates of NPD, and fine-tunes", autoregressive=True),),
+    roles=(
+        Role("teacher", "chooses among the candidates of NPD, and fine-tunes", autoregressive=True),
+        Role("ctc", "aligns speech with its text", autoregressive=False, families=("ctc",)),
+    ),
     labels="fertility",
 )

@@ -91,4 +91,4 @@ class GLAT(CanvasModel):
         return rewrite(self.decoder, self.output, memory, src, src_len, lengths, max_iterations=1)
 
 
-FAMILY = Family("glat", Config, Settings, GLAT, autoregressive=False, title="GLAT")
+FAMILY = Family("glat", Config, Settings, GLAT, autoregressive=False, title="GLAT", modalities=("text",))

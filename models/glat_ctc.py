@@ -19,19 +19,19 @@ from models.alignment import best_alignment, ctc_loss
 from models.decoding.noise import draw_seeds, uniform_noise
 from models.decoding.prefix_beam import decode_frames
 from models.decoding.refinement import most_probable
-from models.encoder import CanvasDecoder, Memory, SourceEncoder
+from models.encoder import CanvasDecoder, Memory, source_encoder
 from models.glancing import GlancingConfig, first_pass, reveal
 from models.interface import BOS, EOS, MASK, PAD, PLH, UNK, Batch, DataSpec, Decoded, Family, Losses, Model, Options
 from models.layers import Embedding, Stack, padding_mask
 from models.output import OutputLayer
-from models.upsampling import Upsampler
+from models.upsampling import Upsampler, frames_per_position
 
 
 class Config(GlancingConfig):
     """Shape and objective; a change means retraining. The decoder's layers are those over frames."""
 
-    upsampling: int = Field(3, ge=1)
-    """Frames per source position."""
+    upsampling: int | None = Field(None, ge=1)
+    """Frames per encoder position; by default 3 for text, and 1 for speech, which has more of them than it needs."""
 
 
 class Settings(Options):
@@ -48,9 +48,9 @@ class GLATCTC(Model):
         super().__init__()
         c = self.config = config
         self.max_target_length = data.max_target_length
-        self.embedding = Embedding(data.vocab_size, c.model_dim, data.max_source_length, c.dropout)
-        self.encoder = SourceEncoder(self.embedding, Stack(c.encoder_layers, *c.layer_shape))
-        self.upsample = Upsampler(c.model_dim, c.upsampling, data.max_source_length)
+        self.embedding = Embedding(data.vocab_size, c.model_dim, data.source_tokens, c.dropout)
+        self.encoder = source_encoder(c, data, self.embedding)
+        self.upsample = Upsampler(c.model_dim, frames_per_position(c.upsampling, data), self.encoder.max_length)
         self.decoder = CanvasDecoder(self.embedding, Stack(c.decoder_layers, *c.layer_shape, cross=True))
         self.output = OutputLayer(self.embedding.tokens.weight, banned=(PAD, BOS, EOS, UNK, MASK, PLH))
 
@@ -76,8 +76,8 @@ class GLATCTC(Model):
 
     def _inputs(self, src: Tensor, src_len: Tensor) -> tuple[Tensor, Tensor, Memory]:
         """Return the inputs of all frames [b, f, d], the number that count [b], and what the decoder attends to."""
-        states, mask = self.encoder(src, src_len)
-        return self.upsample(states), src_len * self.upsample.factor, self.decoder.remember(states, mask)
+        source = self.encoder(src, src_len)
+        return self.upsample(source.states), source.lengths * self.upsample.factor, self.decoder.remember(source)
 
     def _shown(self, alignment: Tensor) -> Tensor:
         """Return the inputs of frames whose symbols are given by alignment [b, f], [b, f, d]."""
@@ -94,9 +94,9 @@ class GLATCTC(Model):
 
     def decode(self, src: Tensor, src_len: Tensor, settings: Settings) -> Decoded:
         """Decode in one pass; greedy scores are the best alignment's log-probability, beam scores the prefix's."""
-        states = self.decoder.run(*self._inputs(src, src_len))
-        log_probs = self.output(states).log_softmax(-1)  # [b, f, v]
-        return decode_frames(log_probs, src_len * self.upsample.factor, settings.beam, self.max_target_length)
+        inputs, frames, memory = self._inputs(src, src_len)
+        log_probs = self.output(self.decoder.run(inputs, frames, memory)).log_softmax(-1)  # [b, f, v]
+        return decode_frames(log_probs, frames, settings.beam, self.max_target_length)
 
     def observed_modules(self) -> dict[str, list[nn.Module]]:
         """The encoder's stack and the stack over frames."""

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from models.alignment import collapse, ctc_loss
 from models.decoding.noise import draw_seeds, uniform_noise
 from models.decoding.refinement import Canvas, most_probable, refine_until_done
-from models.encoder import Memory, SourceEncoder
+from models.encoder import Memory, memory_mask, source_encoder
 from models.interface import (
     BOS,
     EOS,
@@ -42,23 +42,23 @@ from models.interface import (
     Options,
     Role,
 )
-from models.layers import BackboneConfig, Embedding, Stack, padding_mask
+from models.layers import BackboneConfig, Embedding, Stack, attention_heads, padding_mask
 from models.output import OutputLayer
-from models.upsampling import Upsampler
+from models.upsampling import Upsampler, frames_per_position
 from models.weights import weights_of
 
 
 class Config(BackboneConfig):
     """Shape and objective; a change means retraining. All but block_size is as in the companion `ctc`."""
 
-    upsampling: int = Field(3, ge=1)
-    """Frames per source position."""
+    upsampling: int | None = Field(None, ge=1)
+    """Frames per encoder position; by default 3 for text, and 1 for speech, which has more of them than it needs."""
     cross_attention: bool = True
     """Whether the layers over frames also attend to the encoder's states."""
     block_size: int = Field(8, ge=1)
     """Frames per block (B): the most passes that decoding can take."""
 
-    def needs(self) -> frozenset[str]:
+    def needs(self, modality: str = "text") -> frozenset[str]:
         """The CTC model that training starts from and whose alignments it is shown."""
         return frozenset({"ctc"})
 
@@ -76,13 +76,12 @@ class Imputer(Model):
     def __init__(self, config: Config, data: DataSpec) -> None:
         super().__init__()
         c = config
-        self.upsampling = c.upsampling
         self.cross_attention = c.cross_attention
         self.block_size = c.block_size
         self.max_target_length = data.max_target_length
-        self.embedding = Embedding(data.vocab_size, c.model_dim, data.max_source_length, c.dropout)
-        self.encoder = SourceEncoder(self.embedding, Stack(c.encoder_layers, *c.layer_shape))
-        self.upsample = Upsampler(c.model_dim, c.upsampling, data.max_source_length)
+        self.embedding = Embedding(data.vocab_size, c.model_dim, data.source_tokens, c.dropout)
+        self.encoder = source_encoder(c, data, self.embedding)
+        self.upsample = Upsampler(c.model_dim, frames_per_position(c.upsampling, data), self.encoder.max_length)
         self.decoder = Stack(c.decoder_layers, *c.layer_shape, cross=c.cross_attention)
         self.output = OutputLayer(self.embedding.tokens.weight, banned=(PAD, BOS, EOS, UNK, MASK, PLH))
         # What the CTC model lacks; zero at first, so that nothing changes until it is learned.
@@ -102,6 +101,8 @@ class Imputer(Model):
             for name in sorted(own.keys() | given.keys())
             if _shape(given.get(name)) != _shape(own.get(name))
         ]
+        if attention_heads(self) != attention_heads(self.companion("ctc")):
+            differing.append("the numbers of attention heads differ")
         if differing:
             raise ValueError(f"the imputer and its companion 'ctc' must have one shape, but {'; '.join(differing)}")
         for name, x in own.items():
@@ -114,14 +115,15 @@ class Imputer(Model):
         """
         if batch.labels is None:
             raise ValueError("the imputer trains on alignments: batch.labels must be set")
-        frames = batch.src_len * self.upsampling
-        labels = _fitted(batch.labels, batch.src.shape[1] * self.upsampling)
+        encoded = EncodedFrames(self, batch.src, batch.src_len)
+        frames = encoded.frames
+        labels = _fitted(batch.labels, encoded.inputs.shape[1])
         aligned = (labels != PAD).any(1) | (frames == 0)
         frames = frames.masked_fill(~aligned, 0)
         shown = roll_in(frames, labels.shape[1], self.block_size, draw_seeds(rng, len(frames)))
         revealed = labels.masked_fill(~shown, PAD)
         canvas = torch.where(padding_mask(frames, labels.shape[1]) & ~shown, MASK, revealed)
-        hidden = EncodedFrames(self, batch.src, batch.src_len).states(canvas)
+        hidden = encoded.states(canvas)
         total, _, feasible = ctc_loss(self.output, hidden, frames, batch.tgt, batch.tgt_len, revealed)
         num_tokens = int(batch.tgt_len.sum())
         total = total / max(num_tokens, 1)
@@ -130,10 +132,10 @@ class Imputer(Model):
 
     def decode(self, src: Tensor, src_len: Tensor, settings: Settings) -> Decoded:
         """Commit all frames in `settings.iterations` passes; scores sum the log-probabilities of their symbols."""
-        frames = src_len * self.upsampling
         passes = min(settings.iterations, self.block_size)
         encoded = EncodedFrames(self, src, src_len)
-        real = padding_mask(frames, src.shape[1] * self.upsampling)
+        frames = encoded.frames
+        real = padding_mask(frames, encoded.inputs.shape[1])
         canvas = Canvas(torch.where(real, MASK, PAD), frames, torch.zeros_like(real, dtype=torch.float32))
         committer = BlockCommitter(encoded, self.block_size, passes, ragged=bool((frames < self.block_size).any()))
         canvas, iterations = refine_until_done(committer, canvas, passes)
@@ -173,12 +175,15 @@ class EncodedFrames:
     """Encoded sources: the inputs of their frames and what the stack over frames attends to."""
 
     def __init__(self, model: Imputer, src: Tensor, src_len: Tensor) -> None:
-        """Run the encoder once on src [b, s]."""
-        states, mask = model.encoder(src, src_len)
+        """Run the encoder once on sources (see `models.interface.Batch`)."""
+        source = model.encoder(src, src_len)
         self.model = model
-        self.inputs = model.upsample(states)  # [b, f, d]
-        self.mask = padding_mask((src_len * model.upsampling).clamp(min=1), self.inputs.shape[1])[:, None, None, :]
-        self.memory = Memory(model.decoder.project_memory(states), mask) if model.cross_attention else None
+        self.frames = source.lengths * model.upsample.factor  # [b]
+        self.inputs = model.upsample(source.states)  # [b, f, d]
+        self.mask = memory_mask(self.frames, self.inputs.shape[1])
+        self.memory = None
+        if model.cross_attention:
+            self.memory = Memory(model.decoder.project_memory(source.states), source.mask)
 
     def states(self, canvas: Tensor) -> Tensor:
         """Return the states of all frames [b, f, d] in sight of the partial alignments `canvas` [b, f]: one pass."""
@@ -197,7 +202,7 @@ class EncodedFrames:
 
     def select(self, rows: Tensor) -> None:
         """Keep sentences `rows` [m], in that order."""
-        self.inputs, self.mask = self.inputs.index_select(0, rows), self.mask.index_select(0, rows)
+        self.frames, self.inputs, self.mask = (x.index_select(0, rows) for x in (self.frames, self.inputs, self.mask))
         self.memory = None if self.memory is None else self.memory.select(rows)
 
 

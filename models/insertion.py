@@ -9,11 +9,8 @@ Terminations: slot finalisation with p(content | slot), for both ways of decodin
 p(content | slot) p(slot), the paper's factorised distribution, for serial decoding. Parallel decoding needs to know
 which slots are finished, so it is refused for a model with sequence finalisation.
 
-Deviations from the paper: a canvas that fits the target in several ways, as repeated tokens allow, is taken for the
-first of them, since otherwise equal canvases want different insertions on both sides of a repeated token, where
-parallel decoding then inserts it never or twice; several canvases are drawn of each pair at a time, which makes the
-same objective less noisy (config: alignment, canvases); slots' representations are projected from 2d to d, so that the
-output is tied to the embedding; with slot finalisation p(slot), whose optimum is uniform, is not modelled; no
+Deviations from the paper: slots' representations are projected from 2d to d, so that the output is tied to the
+embedding; with slot finalisation p(slot), whose optimum is uniform, is not modelled; no
 contextual bias over the vocabulary and no mixture of softmaxes; with sequence finalisation the mean over slots leaves
 out those without loss; a sentence's mean slot loss counts |y| + 1 times, the number of canvas sizes that it is drawn
 from, so that the sum over sentences estimates a whole generation of each; one symbol, eos, serves as end of the canvas,
@@ -28,7 +25,7 @@ from torch import Tensor, nn
 from models.decoding.insertions import InsertionSettings, insert_until_done
 from models.decoding.noise import draw_seeds, uniform_noise
 from models.decoding.refinement import Canvas
-from models.encoder import CanvasDecoder, Memory, SourceEncoder
+from models.encoder import CanvasDecoder, Memory, source_encoder
 from models.interface import Batch, DataSpec, Decoded, Family, Losses, Model
 from models.layers import Embedding, Stack, padding_mask
 from models.slots import SlotConfig, SlotHead, Termination, roll_in
@@ -51,9 +48,9 @@ class InsertionTransformer(Model):
         self.max_target_length = data.max_target_length
         self.leftmost = c.alignment == "leftmost"
         self.canvases = c.canvases
-        positions = max(data.max_source_length, data.max_target_length + 2)
+        positions = max(data.source_tokens, data.max_target_length + 2)
         self.embedding = Embedding(data.vocab_size, c.model_dim, positions, c.dropout)
-        self.encoder = SourceEncoder(self.embedding, Stack(c.encoder_layers, *c.layer_shape))
+        self.encoder = source_encoder(c, data, self.embedding)
         self.decoder = CanvasDecoder(self.embedding, Stack(c.decoder_layers, *c.layer_shape, cross=True))
         self.head = SlotHead(self.embedding.tokens.weight, c)
 
@@ -61,7 +58,7 @@ class InsertionTransformer(Model):
         """Slot loss of a pair's partial targets, scaled to the |y| + 1 sizes they are drawn from, per target token."""
         tgt, tgt_len = (x.repeat_interleave(self.canvases, 0) for x in (batch.tgt, batch.tgt_len))
         rolled = roll_in(tgt, tgt_len, uniform_noise(draw_seeds(rng, len(tgt)), 0, 1 + tgt.shape[1]), self.leftmost)
-        memory = self.decoder.remember(*self.encoder(batch.src, batch.src_len))
+        memory = self.decoder.remember(self.encoder(batch.src, batch.src_len))
         slots = self.head(self.decoder(rolled.tokens, rolled.lengths, memory))
         num_tokens = int(batch.tgt_len.sum())
         total, parts = self.head.loss(slots, tgt, rolled, (tgt_len + 1) / (self.canvases * max(num_tokens, 1)))
@@ -69,7 +66,7 @@ class InsertionTransformer(Model):
 
     def decode(self, src: Tensor, src_len: Tensor, settings: Settings) -> Decoded:
         """Decode by insertion; see `models.decoding.insertions.insert_until_done`."""
-        reader = _Reader(self, self.decoder.remember(*self.encoder(src, src_len)))
+        reader = _Reader(self, self.decoder.remember(self.encoder(src, src_len)))
         return insert_until_done(reader, src.shape[0], src.device, self.max_target_length, settings)
 
     def observed_modules(self) -> dict[str, list[nn.Module]]:

@@ -23,6 +23,8 @@ from torch import Tensor, nn
 # One vocabulary serves source and target. Its first ids are special; no id ever plays two roles.
 PAD, BOS, EOS, UNK, MASK, BLANK, PLH = range(7)
 NUM_SPECIAL = 7
+MODALITIES = ("text", "speech")
+"""What sources can be."""
 SPECIAL_NAMES = ("<pad>", "<bos>", "<eos>", "<unk>", "<mask>", "<blank>", "<plh>")
 
 
@@ -33,9 +35,17 @@ class Options(BaseModel):
         extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True, protected_namespaces=()
     )
 
-    def needs(self) -> frozenset[str]:
-        """Return the roles (see `Role`) that must be filled: to train, for a Config; to decode, for Settings."""
+    def needs(self, modality: str = "text") -> frozenset[str]:
+        """Return the roles (see `Role`) that must be filled: to train, for a Config; to decode, for Settings.
+
+        modality: what the sources are; see `DataSpec.modality`.
+        """
         return frozenset()
+
+    def departures(self) -> list[str]:
+        """Return the fields, in their order, that are not at their defaults."""
+        fields = type(self).model_fields
+        return [n for n in fields if getattr(self, n) != fields[n].get_default(call_default_factory=True)]
 
     def misfit(self, config: Options) -> str | None:
         """Return why a model of `config` cannot decode with these Settings; None if it can."""
@@ -49,21 +59,28 @@ class DataSpec:
     vocab_size: int
     """Number of ids, special ids included."""
     max_source_length: int
-    """Longest source, in tokens, that the task yields."""
+    """Longest source that the task yields: tokens of text, frames of speech."""
     max_target_length: int
     """Longest target, in tokens without bos and eos; no decoder emits more."""
-    modality: str = "text"
-    """Modality of the source: text."""
+    modality: Literal["text", "speech"] = "text"
+    """What the source is."""
+    num_features: int = 0
+    """Features of each frame; 0 for text."""
+
+    @property
+    def source_tokens(self) -> int:
+        """Longest source in the vocabulary's ids: 0 for speech, which has none."""
+        return self.max_source_length if self.modality == "text" else 0
 
 
 @dataclass
 class Batch:
-    """Padded sentence pairs. Targets hold neither bos nor eos; a family adds what it needs."""
+    """Padded pairs. Targets hold neither bos nor eos; a family adds what it needs."""
 
     src: Tensor
-    """[b, s] int64 source ids."""
+    """[b, s] int64 source ids; for speech [b, s, features] float32 frames."""
     src_len: Tensor
-    """[b] int64."""
+    """[b] int64: tokens or frames."""
     tgt: Tensor
     """[b, t] int64 target ids."""
     tgt_len: Tensor
@@ -140,7 +157,7 @@ class Model(nn.Module, ABC):
 
     @abstractmethod
     def decode(self, src: Tensor, src_len: Tensor, settings: Any) -> Decoded:
-        """Decode sources [b, s] with lengths [b] to final tokens; all that a user waits for happens inside."""
+        """Decode sources (see `Batch`) with lengths [b] to final tokens; all that a user waits for happens inside."""
 
     def log_likelihood(self, batch: Batch) -> Tensor | None:
         """Return log p(tgt | src) in nats per target, [n], or None if the family has no tractable likelihood.
@@ -181,9 +198,11 @@ class Family:
     """How tables and figures call it."""
     roles: tuple[Role, ...] = ()
     """Roles that its Config or Settings may need."""
+    modalities: tuple[str, ...] = ("text", "speech")
+    """Sources that it can read."""
     labels: Literal["fertility", "ctc_alignment"] | None = None
-    """Integers that each training pair carries in `Batch.labels`: per source token, how many target tokens are aligned
-    to it (they sum to the target's length); or the frames of the best alignment under the companion `ctc`, empty where
-    the target does not fit."""
+    """Integers that each training pair carries in `Batch.labels`: per position of the source, how many target tokens
+    are aligned to it (they sum to the target's length; of speech, positions and alignment are those of the companion
+    `ctc`); or the frames of the best alignment under the companion `ctc`, empty where the target does not fit."""
 
     ATTRIBUTE: ClassVar[str] = "FAMILY"

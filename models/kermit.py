@@ -8,7 +8,8 @@ marginals.
 
 Deviations from the paper: positions start anew in each segment, so that it does not matter which comes first; the
 stack is encoder_layers + decoder_layers deep, the depth that an encoder-decoder of the same backbone has in all (the
-paper widens its stack instead); the given side is read again in every pass, as it attends to the canvas.
+paper widens its stack instead); the given side is read again in every pass, as it attends to the canvas, and by every
+canvas in training.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ from torch import Tensor, nn
 from models.decoding.insertions import InsertionSettings, insert_until_done
 from models.decoding.noise import draw_seeds, uniform_noise
 from models.decoding.refinement import Canvas
-from models.interface import BOS, EOS, PAD, Batch, DataSpec, Decoded, Family, Losses, Model, Options
+from models.interface import BOS, EOS, PAD, UNK, Batch, DataSpec, Decoded, Family, Losses, Model, Options
 from models.layers import Embedding, Stack, padding_mask
 from models.slots import SlotConfig, SlotHead, Termination, roll_in
 
 REVERSE = "reverse needs a model that is trained in both directions (config: joint true)"
+UNSCORED = "reverse decodes sources, and suites score targets; it is for use from Python"
 
 
 class Config(SlotConfig):
@@ -40,8 +42,10 @@ class Settings(InsertionSettings):
     """Take the input for a target and decode a source, p(x | y); needs a model with `joint`."""
 
     def misfit(self, config: Options) -> str | None:
-        """Beside what does not fit any insertion: the reverse of a model that was trained in one direction."""
-        return REVERSE if self.reverse and not getattr(config, "joint", False) else super().misfit(config)
+        """Beside what does not fit any insertion: the reverse, whose output has no references."""
+        if self.reverse:
+            return UNSCORED if getattr(config, "joint", False) else REVERSE
+        return super().misfit(config)
 
 
 class Kermit(Model):
@@ -69,7 +73,9 @@ class Kermit(Model):
         seeds = draw_seeds(rng, len(out))
         reverse = torch.zeros_like(out_len, dtype=torch.bool)
         if self.joint:
-            reverse = uniform_noise(seeds, 1, 1)[:, 0] < 0.5
+            # No decoder emits the unknown word: a source that holds it is never the output.
+            known = (batch.src != UNK).all(1).repeat_interleave(self.canvases)
+            reverse = (uniform_noise(seeds, 1, 1)[:, 0] < 0.5) & known
             given, out = _swapped(given, out, reverse)
             given_len, out_len = given_len.where(~reverse, out_len), out_len.where(~reverse, given_len)
         rolled = roll_in(out, out_len, uniform_noise(seeds, 0, 1 + out.shape[1]), self.leftmost)
@@ -143,4 +149,4 @@ def _swapped(first: Tensor, second: Tensor, swap: Tensor) -> tuple[Tensor, Tenso
     return first.where(~swap[:, None], second), second.where(~swap[:, None], first)
 
 
-FAMILY = Family("kermit", Config, Settings, Kermit, autoregressive=False, title="KERMIT")
+FAMILY = Family("kermit", Config, Settings, Kermit, autoregressive=False, title="KERMIT", modalities=("text",))

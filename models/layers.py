@@ -34,6 +34,8 @@ class BackboneConfig(Options):
     """Dropout on embeddings, sublayer outputs and feed-forward activations."""
     norm: Literal["pre", "post"] = "pre"
     """Where layer norm stands: before each sublayer, or after its residual."""
+    subsampling: Literal[1, 2, 4, 8] = 4
+    """Feature frames per encoder position; speech only."""
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> Self:
@@ -87,6 +89,19 @@ class Embedding(nn.Module):
             raise ValueError(f"a sequence of {end} positions exceeds the model's limit of {self.positions.shape[0]}")
         embedded: Tensor = self.dropout(self.tokens(ids) * self.scale + self.positions[start:end])
         return embedded
+
+    def place(self, content: Tensor) -> Tensor:
+        """Return what stands at positions 0, 1, ..., embedded already [n, t, d], with position codes, after dropout.
+
+        Raises:
+            ValueError: a position beyond the model's length limit.
+        """
+        if content.shape[1] > self.positions.shape[0]:
+            raise ValueError(
+                f"a sequence of {content.shape[1]} positions exceeds the model's limit of {self.positions.shape[0]}"
+            )
+        placed: Tensor = self.dropout(content + self.positions[: content.shape[1]])
+        return placed
 
     def at(self, ids: Tensor, positions: Tensor) -> Tensor:
         """Embed ids [b, t] that stand at `positions` [b, t], clamped to the model's limit -> [b, t, d]."""
@@ -332,3 +347,8 @@ class Stack(nn.Module):
     def empty_caches(self, batch: int, size: int, like: Tensor) -> list[KeyValues]:
         """Return one empty cache per layer."""
         return [layer.self_attention.empty_cache(batch, size, like) for layer in self.layers]  # type: ignore[union-attr, operator]
+
+
+def attention_heads(module: nn.Module) -> list[int]:
+    """Return the heads of every attention in `module`, in order: weights of equal shape may differ in them."""
+    return [part.heads for part in module.modules() if isinstance(part, Attention)]

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.encoder import CanvasDecoder, Memory, SourceEncoder
+from models.encoder import CanvasDecoder, Encoded, Memory, SourceEncoder, source_encoder
 from models.interface import MASK, NUM_SPECIAL, Batch, DataSpec, Decoded, Model
 from models.layers import BackboneConfig, Embedding, Stack, padding_mask
 from models.output import OutputLayer
@@ -32,11 +32,11 @@ class LengthPredictor(nn.Module):
         ban[0] = float("-inf")
         self.register_buffer("ban", ban, persistent=False)
 
-    def encode(self, encoder: SourceEncoder, src: Tensor, src_len: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return source states [b, s, d], their mask [b, 1, 1, s] and log-probabilities of lengths [b, 1 + longest]."""
-        states, mask, summary = encoder.with_summary(src, src_len, self.token)
+    def encode(self, encoder: SourceEncoder, src: Tensor, src_len: Tensor) -> tuple[Encoded, Tensor]:
+        """Return the encoded sources and log-probabilities of lengths [b, 1 + longest]."""
+        source, summary = encoder.with_summary(src, src_len, self.token)
         logits = self.classifier(summary).float() + self.ban
-        return states, mask, logits.log_softmax(-1)
+        return source, logits.log_softmax(-1)
 
     def loss(self, log_probs: Tensor, lengths: Tensor) -> Tensor:
         """Return the summed cross-entropy of the true lengths [b]; sentences without tokens do not count."""
@@ -88,17 +88,17 @@ class CanvasModel(Model):
     def __init__(self, config: BackboneConfig, data: DataSpec) -> None:
         super().__init__()
         c = config
-        positions = max(data.max_source_length, data.max_target_length)
+        positions = max(data.source_tokens, data.max_target_length)
         self.embedding = Embedding(data.vocab_size, c.model_dim, positions, c.dropout)
-        self.encoder = SourceEncoder(self.embedding, Stack(c.encoder_layers, *c.layer_shape))
+        self.encoder = source_encoder(c, data, self.embedding)
         self.decoder = CanvasDecoder(self.embedding, Stack(c.decoder_layers, *c.layer_shape, cross=True))
         self.lengths = LengthPredictor(c.model_dim, data.max_target_length)
         self.output = OutputLayer(self.embedding.tokens.weight, banned=range(NUM_SPECIAL))
 
     def encode(self, src: Tensor, src_len: Tensor) -> tuple[Memory, Tensor]:
-        """Encode src [b, s]; return what the decoder attends to and log-probabilities of lengths [b, 1 + longest]."""
-        states, mask, length_log_probs = self.lengths.encode(self.encoder, src, src_len)
-        return self.decoder.remember(states, mask), length_log_probs
+        """Encode sources; return what the decoder attends to and log-probabilities of lengths [b, 1 + longest]."""
+        source, length_log_probs = self.lengths.encode(self.encoder, src, src_len)
+        return self.decoder.remember(source), length_log_probs
 
     def states_at(self, masked: Tensor, batch: Batch, memory: Memory) -> Tensor:
         """Return the states [m, d] of the m positions where masked [n, t] is True, their targets hidden by MASK."""

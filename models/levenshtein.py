@@ -35,7 +35,7 @@ from models.decoding.edits import (
 )
 from models.decoding.noise import draw_seeds, uniform_noise
 from models.decoding.refinement import Canvas, lowest, most_probable, refine_until_done
-from models.encoder import CanvasDecoder, Memory, SourceEncoder
+from models.encoder import CanvasDecoder, Memory, source_encoder
 from models.interface import NUM_SPECIAL, PAD, PLH, Batch, DataSpec, Decoded, Family, Losses, Model, Options
 from models.layers import BackboneConfig, Embedding, Stack, padding_mask
 from models.output import OutputLayer
@@ -79,9 +79,9 @@ class Levenshtein(Model):
         self.beta = c.beta
         self.max_target_length = data.max_target_length
         # In training the expert may insert a whole target between the tokens, all wrong, of a whole draft.
-        positions = max(data.max_source_length, 2 * data.max_target_length + 2)
+        positions = max(data.source_tokens, 2 * data.max_target_length + 2)
         self.embedding = Embedding(data.vocab_size, c.model_dim, positions, c.dropout)
-        self.encoder = SourceEncoder(self.embedding, Stack(c.encoder_layers, *c.layer_shape))
+        self.encoder = source_encoder(c, data, self.embedding)
         self.decoder = CanvasDecoder(self.embedding, Stack(c.decoder_layers, *c.layer_shape, cross=True))
         self.deletion = nn.Linear(c.model_dim, 2)
         self.placeholder = nn.Linear(2 * c.model_dim, c.max_placeholders + 1)
@@ -91,8 +91,8 @@ class Levenshtein(Model):
         self.output = OutputLayer(self.embedding.tokens.weight, banned=range(NUM_SPECIAL))
 
     def read(self, src: Tensor, src_len: Tensor) -> Memory:
-        """Encode src [b, s]; return what the decoder attends to."""
-        return self.decoder.remember(*self.encoder(src, src_len))
+        """Encode sources; return what the decoder attends to."""
+        return self.decoder.remember(self.encoder(src, src_len))
 
     def states(self, canvas: Canvas, memory: Memory) -> Tensor:
         """Make a pass: return the decoder's states [b, t, d] of canvases [b, t]."""
@@ -165,7 +165,7 @@ class Levenshtein(Model):
 
         A token's is that which it had when it was filled in; neither deletions nor placeholders are scored.
         """
-        nothing = src.new_zeros(len(src), 0)
+        nothing = src_len.new_zeros(len(src), 0)
         start = bounded(nothing, torch.zeros_like(src_len))
         refiner = Rewriting(self, self.read(src, src_len), settings.penalty)
         canvas, iterations = refine_until_done(refiner, start, settings.iterations)

@@ -5,6 +5,10 @@ Decoding starts from a canvas of predicted length that is all masked, and makes 
 tokens of least confidence are masked again, fewer every time; tokens that stay keep the probability they were chosen
 with. Lengths count neither bos nor eos, which the canvas does not hold.
 
+With `ctc_weight` the encoder has a CTC output beside (Higuchi et al. 2020, Mask-CTC), and `start: ctc` decodes from what
+that gives: tokens of less confidence than a threshold are masked and filled, an equal share in each pass, the surest
+first; those that stay are not touched again, and the number of tokens is that of CTC.
+
 Deviations from the paper: pre-norm by default, no dropout on attention weights.
 From its published code: n includes |y|, so that the canvas that decoding starts from is trained; before a late pass
 floor(N(T-i)/T) may be no token at all (the code masks at least one), and the pass, which then changes nothing, is still
@@ -13,17 +17,22 @@ made, so that T passes are T passes; mask and unk are two symbols; special symbo
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from typing import Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
+from models.decoding.committing import Committing
 from models.decoding.noise import draw_seeds, uniform_noise
 from models.decoding.refinement import Canvas, MaskedDecoder, MaskFiller, lowest, masked_canvas, refine_until_done
-from models.interface import MASK, Batch, DataSpec, Decoded, Family, Losses, Options
+from models.interface import MASK, PAD, Batch, DataSpec, Decoded, Family, Losses, Options
+from models.joint_ctc import CTCHead
 from models.layers import BackboneConfig, padding_mask
 from models.length import CanvasModel, best_candidates
+from models.upsampling import frames_per_position
 
 
 class Config(BackboneConfig):
@@ -33,6 +42,10 @@ class Config(BackboneConfig):
     """Probability mass spread evenly over the emittable symbols."""
     length_loss_weight: float = Field(1.0, gt=0)
     """Weight of a sentence's length cross-entropy beside that of one masked token."""
+    ctc_weight: float = Field(0.0, ge=0, lt=1)
+    """Weight of the CTC loss of the encoder per target token; what is above keeps the rest. Mask-CTC has 0.3."""
+    upsampling: int | None = Field(None, ge=1)
+    """CTC frames per encoder position; by default 3 for text and 1 for speech."""
 
 
 class Settings(Options):
@@ -42,6 +55,24 @@ class Settings(Options):
     """Passes T of the decoder, the first included."""
     length_beam: int = Field(1, ge=1)
     """Most probable lengths decoded side by side; the highest mean log-probability per token wins."""
+    start: Literal["length", "ctc"] = "length"
+    """Begin with a canvas of predicted length that is all masked, or with the output of CTC (Mask-CTC)."""
+    confidence: float = Field(0.999, gt=0, le=1)
+    """With `start: ctc`, tokens of CTC of less probability are masked."""
+
+    @model_validator(mode="after")
+    def _every_value_counts(self) -> Self:
+        if self.start == "ctc" and self.length_beam > 1:
+            raise ValueError(f"length_beam {self.length_beam} has no effect with start: ctc, which predicts no length")
+        if self.start != "ctc" and "confidence" in self.departures():
+            raise ValueError("confidence has no effect without start: ctc")
+        return self
+
+    def misfit(self, config: Options) -> str | None:
+        """Return why a model of `config` cannot start from CTC, if it cannot."""
+        if self.start == "ctc" and not getattr(config, "ctc_weight", 0):
+            return "start: ctc needs a model that is trained with ctc_weight above 0"
+        return None
 
 
 class MaskPredict(CanvasModel):
@@ -51,13 +82,21 @@ class MaskPredict(CanvasModel):
         super().__init__(config, data)
         self.label_smoothing = config.label_smoothing
         self.length_loss_weight = config.length_loss_weight
+        self.ctc_weight = config.ctc_weight
+        self.ctc = None
+        if config.ctc_weight:
+            factor = frames_per_position(config.upsampling, data)
+            weight = self.embedding.tokens.weight
+            self.ctc = CTCHead(weight, factor, self.encoder.max_length, data.max_target_length)
 
     def loss(self, batch: Batch, rng: torch.Generator) -> Losses:
         """Smoothed cross-entropy of masked tokens plus that of lengths, divided by the masked tokens of the batch.
 
-        So every masked token weighs the same, whichever sentence it is from and however many were masked with it.
+        So every masked token weighs the same, whichever sentence it is from and however many were masked with it. The
+        CTC loss, if there is one, is divided by the target tokens.
         """
-        memory, length_log_probs = self.encode(batch.src, batch.src_len)
+        source, length_log_probs = self.lengths.encode(self.encoder, batch.src, batch.src_len)
+        memory = self.decoder.remember(source)
         masked = roll_in(batch.tgt_len, batch.tgt.shape[1], draw_seeds(rng, len(batch.tgt)))
         states = self.states_at(masked, batch, memory)  # [m, d]
         weight = states.new_full((len(states),), 1 / max(len(states), 1), dtype=torch.float32)
@@ -65,16 +104,45 @@ class MaskPredict(CanvasModel):
         lengths = self.lengths.loss(length_log_probs, batch.tgt_len) / max(len(states), 1)
         total = tokens + self.length_loss_weight * lengths
         parts = {"cross_entropy": plain, "length": lengths.detach()}
-        return Losses(total, int(batch.tgt_len.sum()), parts)
+        num_tokens = int(batch.tgt_len.sum())
+        if self.ctc is None:
+            return Losses(total, num_tokens, parts)
+        ctc, infeasible = self.ctc.loss(source, batch)
+        ctc = ctc / max(num_tokens, 1)
+        total = (1 - self.ctc_weight) * total + self.ctc_weight * ctc
+        return Losses(total, num_tokens, {**parts, "ctc": ctc.detach()}, {"infeasible": infeasible})
 
     def decode(self, src: Tensor, src_len: Tensor, settings: Settings) -> Decoded:
-        """Decode in exactly `iterations` passes; scores are mean log-probabilities per token, without the length's."""
+        """Decode in exactly `iterations` passes, or from CTC in as many at the most.
+
+        Scores are mean log-probabilities per token, without the length's.
+        """
+        if settings.start == "ctc":
+            return self._from_ctc(src, src_len, settings)
         memory, length_log_probs = self.encode(src, src_len)
         lengths, _ = self.lengths.best(length_log_probs, settings.length_beam)  # [b, c]
         network = MaskedDecoder(self.decoder, self.output, memory, lengths.shape[1])
         refiner = Remasking(network, settings.iterations)
         canvas, iterations = refine_until_done(refiner, masked_canvas(lengths.flatten()), settings.iterations)
         return best_candidates(canvas.tokens, canvas.lengths, canvas.scores, iterations, lengths.shape[1])
+
+    def _from_ctc(self, src: Tensor, src_len: Tensor, settings: Settings) -> Decoded:
+        """Decode as Mask-CTC does; a source whose tokens are all sure takes no pass."""
+        assert self.ctc is not None, "suites refuse settings that do not fit the config"
+        source = self.encoder(src, src_len)
+        canvas = self.ctc.greedy(source)
+        doubtful = (canvas.scores < math.log(settings.confidence)) & (canvas.tokens != PAD)
+        masks = doubtful.sum(1)
+        canvas = replace(canvas, tokens=canvas.tokens.masked_fill(doubtful, MASK))
+        rows = masks.nonzero()[:, 0]
+        iterations = torch.zeros_like(masks)
+        if len(rows):
+            network = MaskedDecoder(self.decoder, self.output, self.decoder.remember(source).select(rows), 1)
+            refiner = Committing(network, masks[rows], settings.iterations)
+            filled, taken = refine_until_done(refiner, canvas.select(rows), settings.iterations)
+            iterations[rows] = taken
+            canvas = canvas.replaced(rows, filled)
+        return best_candidates(canvas.tokens, canvas.lengths, canvas.scores, iterations, 1)
 
 
 def roll_in(tgt_len: Tensor, width: int, seeds: Tensor) -> Tensor:

@@ -13,16 +13,14 @@ Fast-dLLM's blocks and caches; no time embedding, as in LLaDA; pre-norm by defau
 
 from __future__ import annotations
 
-import math
-from dataclasses import replace
-
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from models.decoding.committing import Committing, CommittingAbove
 from models.decoding.noise import draw_seeds, row_seeds, uniform_noise
-from models.decoding.refinement import Canvas, MaskedDecoder, MaskFiller, lowest, masked_canvas, refine_until_done
-from models.interface import MASK, Batch, DataSpec, Decoded, Family, Losses, Options
+from models.decoding.refinement import MaskedDecoder, Refiner, lowest, masked_canvas, refine_until_done
+from models.interface import Batch, DataSpec, Decoded, Family, Losses, Options
 from models.layers import BackboneConfig, padding_mask
 from models.length import CanvasModel, best_candidates
 
@@ -103,8 +101,7 @@ class MaskedDiffusion(CanvasModel):
             noise = uniform_noise(seeds, sample + 1, batch.tgt.shape[1]).masked_fill(~real, float("inf"))
             masked = lowest(noise, count)
             states, gold = self.states_at(masked, batch, memory), batch.tgt[masked]
-            _, log_z = self.output.log_partition(states, torch.ones_like(gold, dtype=torch.float32))
-            log_probs = self.output.logits_of(states, gold) - log_z  # [m]
+            log_probs = self.output.log_probs_of(states, gold)  # [m]
             per_token = torch.zeros(masked.shape, device=masked.device).masked_scatter(masked, log_probs)
             total = total + per_token.sum(1) * (batch.tgt_len / count.clamp(min=1) / samples)
         return total
@@ -116,9 +113,10 @@ class MaskedDiffusion(CanvasModel):
         network = MaskedDecoder(self.decoder, self.output, memory, lengths.shape[1])
         start = masked_canvas(lengths.flatten())
         if settings.threshold is None:
-            refiner, limit = Committing(network, settings.steps, None), settings.steps
+            refiner: Refiner = Committing(network, start.lengths, settings.steps)
+            limit = settings.steps
         else:
-            refiner, limit = Committing(network, 0, settings.threshold), start.tokens.shape[1]
+            refiner, limit = CommittingAbove(network, settings.threshold), start.tokens.shape[1]
         canvas, iterations = refine_until_done(refiner, start, limit)
         return best_candidates(canvas.tokens, canvas.lengths, canvas.scores, iterations, lengths.shape[1])
 
@@ -135,32 +133,6 @@ def mask_ratios(offset: Tensor, count: int, least: float) -> Tensor:
 def roll_in(tgt_len: Tensor, width: int, ratio: Tensor, seeds: Tensor) -> Tensor:
     """Return [b, width] bool: which tokens of targets with tgt_len [b] are masked, each with probability ratio [b]."""
     return (uniform_noise(seeds, 0, width) < ratio[:, None]) & padding_mask(tgt_len, width)
-
-
-class Committing:
-    """The refiner: fills every mask, and keeps the most confident of the new tokens for good."""
-
-    def __init__(self, network: MaskFiller, steps: int, threshold: float | None) -> None:
-        """Commit an equal share in each of `steps` rounds, or all above `threshold` if that is given."""
-        self.network = network
-        self.steps = steps
-        self.threshold = threshold
-
-    def refine(self, canvas: Canvas, iteration: int) -> tuple[Canvas, Tensor]:
-        """Commit tokens to masks; a row without masks is done."""
-        masked = canvas.tokens == MASK
-        filled = self.network.fill(canvas)
-        doubt = (-filled.scores).masked_fill(~masked, float("inf"))
-        if self.threshold is None:  # N // K tokens in each of K rounds, one more in the first N % K
-            commit = lowest(doubt, canvas.lengths // self.steps + (iteration < canvas.lengths % self.steps))
-        else:
-            commit = lowest(doubt, torch.ones_like(canvas.lengths)) | (doubt < -math.log(self.threshold))
-        masked &= ~commit
-        return replace(filled, tokens=filled.tokens.masked_fill(masked, MASK)), ~masked.any(1)
-
-    def select(self, rows: Tensor) -> None:
-        """Keep `rows` of the network's state."""
-        self.network.select(rows)
 
 
 FAMILY = Family("masked_diffusion", Config, Settings, MaskedDiffusion, autoregressive=False, title="Masked diffusion")

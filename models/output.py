@@ -76,6 +76,15 @@ class OutputLayer(nn.Module):
         """Return the float32 logits of `ids` [n] at hidden [n, d], without the others, [n]."""
         return (hidden * self.weight[ids].to(hidden.dtype)).sum(-1, dtype=torch.float32)
 
+    def log_probs_of(self, hidden: Tensor, ids: Tensor) -> Tensor:
+        """Return the log-probabilities of `ids` [n] at hidden [n, d], [n] float32, never holding all logits at once.
+
+        Gold logit and log Z come from the same product, so that rounding to bfloat16 hits both alike.
+        """
+        rows = max(1, CHUNK_LOGITS // self.weight.shape[0])
+        parts = zip(torch.split(hidden, rows), torch.split(ids, rows), strict=True)
+        return torch.cat([self(x).log_softmax(-1).gather(1, y[:, None])[:, 0] for x, y in parts])
+
     def log_partition(self, hidden: Tensor, row_weight: Tensor) -> tuple[Tensor, Tensor]:
         """Return sum_i row_weight_i log Z_i (differentiable, scalar) and log Z (constant, [n] float32).
 

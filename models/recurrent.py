@@ -15,8 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from models.encoder import SourceEncoder
+from models.frontend import SpeechFrontend, TextFrontend
 from models.interface import PAD
-from models.layers import padding_mask
+from models.layers import Stack, padding_mask
 
 State = tuple[Tensor, ...]
 """Hidden states (h,), or with the cells of an LSTM (h, c), each [layers, n, d]."""
@@ -41,24 +43,48 @@ class Annotations:
         return Annotations(*(x.index_select(0, sentences) for x in (self.states, self.keys, self.mask)))
 
 
-class Encoder(nn.Module):
-    """Bidirectional layers over packed sentences: what lies behind a sentence's end is never read."""
+class RecurrentEncoder(nn.Module):
+    """Bidirectional layers over packed sources: what lies behind a source's end is never read."""
 
-    def __init__(self, cell: str, dim: int, layers: int, dropout: float) -> None:
+    def __init__(
+        self, frontend: TextFrontend | SpeechFrontend, cell: str, dim: int, layers: int, dropout: float
+    ) -> None:
         super().__init__()
+        self.frontend = frontend
+        self.dropout = nn.Dropout(dropout)
         self.layers = _stack(cell, dim, dim // 2, layers, dropout, bidirectional=True)
 
-    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, State]:
-        """Encode x [b, s, d] -> states [b, s, d], and the last h (and c) of all layers and directions, [b, layers * d].
+    def forward(self, src: Tensor, src_len: Tensor) -> tuple[Tensor, Tensor, State]:
+        """Encode sources (see `models.interface.Batch`).
 
-        `lengths` [b] are on the CPU, where packing wants them. A sentence without tokens counts its first (padding)
-        position, so that there is a state. States of padding are 0.
+        Returns states [b, s, d], those of padding 0; the number of positions that are real, [b]; and the last h (and
+        c) of all layers and directions, [b, layers * d] each. A source without positions counts its first (padding)
+        one, so that there is a state.
         """
-        packed = pack_padded_sequence(x, lengths.clamp(min=1), batch_first=True, enforce_sorted=False)
+        content, lengths = self.frontend.content(src, src_len)
+        # Lengths are on the CPU, where packing wants them.
+        packed = pack_padded_sequence(
+            self.dropout(content), lengths.cpu().clamp(min=1), batch_first=True, enforce_sorted=False
+        )
         packed_states, last = self.layers(packed)
-        states, _ = pad_packed_sequence(packed_states, batch_first=True, total_length=x.shape[1])
+        states, _ = pad_packed_sequence(packed_states, batch_first=True, total_length=content.shape[1])
         parts = last if isinstance(last, tuple) else (last,)  # each [layers * 2, b, d / 2]
-        return states, tuple(part.transpose(0, 1).flatten(1) for part in parts)
+        return states, lengths, tuple(part.transpose(0, 1).flatten(1) for part in parts)
+
+
+class HybridEncoder(SourceEncoder):
+    """A Transformer encoder below recurrent decoders (the hybrid of Chen et al. 2018)."""
+
+    def __init__(self, frontend: TextFrontend | SpeechFrontend, stack: Stack, cell: str) -> None:
+        super().__init__(frontend, stack)
+        self.parts = 2 if cell == "lstm" else 1
+
+    def summarised(self, src: Tensor, src_len: Tensor) -> tuple[Tensor, Tensor, State]:
+        """Return what `RecurrentEncoder` does; in place of last states, the mean state, [b, d], is h and c."""
+        source = self(src, src_len)
+        real = source.mask[:, 0, 0, :, None]  # [b, s, 1]
+        mean = (source.states * real).sum(1) / real.sum(1)
+        return source.states, source.lengths, (mean,) * self.parts
 
 
 class Bridge(nn.Module):
@@ -88,9 +114,9 @@ class Attention(nn.Module):
             self.key = nn.Linear(dim, dim)
             self.energy = nn.Linear(dim, 1, bias=False)
 
-    def annotate(self, states: Tensor, src_len: Tensor) -> Annotations:
-        """Return what queries will see of encoder states [b, s, d]."""
-        mask = padding_mask(src_len.clamp(min=1), states.shape[1])[:, None]
+    def annotate(self, states: Tensor, lengths: Tensor) -> Annotations:
+        """Return what queries will see of encoder states [b, s, d] of which the first `lengths` [b] are real."""
+        mask = padding_mask(lengths.clamp(min=1), states.shape[1])[:, None]
         return Annotations(states, self.key(states) if self.additive else states, mask)
 
     def forward(self, query: Tensor, source: Annotations) -> tuple[Tensor, Tensor]:

@@ -7,15 +7,17 @@ context is classified; of a stack of layers the first one attends and the others
 
 Deviations, all variants: bidirectional encoder, d/2 per direction, its layers' last states mapped by one learned layer
 to the first states of the decoder's layers (Sutskever and Luong copy them, Bahdanau maps the backward one); tied
-embeddings, scaled by sqrt(d); dropout between layers (Zaremba et al. 2014); forget gates start open (Jozefowicz et al.
-2015). `none`: the source is not reversed, as the encoder reads both ways. `dot`: no input feeding, so that training
-runs over whole targets. `additive`: the maxout layer sees the new state, as the paper's text says, not the previous one
-of its appendix. `gru`: the reset gate acts after the recurrent matrix, as in cuDNN.
+embeddings, scaled by sqrt(d); label smoothing; dropout between layers (Zaremba et al. 2014); forget gates start open
+(Jozefowicz et al. 2015). `none`: the source is not reversed, as the encoder reads both ways. `dot`: no input feeding,
+so that training runs over whole targets. `additive`: the maxout layer sees the new state, as the paper's text says, not
+the previous one of its appendix. `gru`: the reset gate acts after the recurrent matrix, as in cuDNN. On speech, with
+attention, this is the listen-attend-spell model (Chan et al. 2016) with convolutions in place of the pyramid.
+`encoder: transformer` is the hybrid of Chen et al. 2018; the first states are then mapped from the mean of the
+encoder's.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Literal, Self
 
 import torch
@@ -23,6 +25,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from models.decoding.settings import AutoregressiveSettings, search
+from models.frontend import make_frontend
 from models.interface import (
     BLANK,
     BOS,
@@ -39,16 +42,25 @@ from models.interface import (
     Model,
     Options,
 )
-from models.layers import padding_mask
-from models.output import CHUNK_LOGITS, OutputLayer
-from models.recurrent import Annotations, Bridge, EarlyDecoder, Encoder, LateDecoder, State, initialise
+from models.layers import Embedding, Stack, padding_mask
+from models.output import OutputLayer
+from models.recurrent import (
+    Annotations,
+    Bridge,
+    EarlyDecoder,
+    HybridEncoder,
+    LateDecoder,
+    RecurrentEncoder,
+    State,
+    initialise,
+)
 
 
 class Config(Options):
     """Shape and objective; a change means retraining."""
 
     encoder_layers: int = Field(2, ge=1)
-    """Layers of the encoder, each bidirectional."""
+    """Layers of the encoder; recurrent ones read both ways."""
     decoder_layers: int = Field(2, ge=1)
     """Layers of the decoder."""
     model_dim: int = Field(512, ge=2)
@@ -57,6 +69,16 @@ class Config(Options):
     """Dropout on embeddings, between layers and before the output."""
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     """Probability mass spread evenly over the emittable symbols."""
+    encoder: Literal["recurrent", "transformer"] = "recurrent"
+    """Layers of the encoder: recurrent, or those of the Transformer."""
+    num_heads: int = Field(8, ge=1)
+    """Attention heads of a Transformer encoder; divides model_dim."""
+    ffn_dim: int = Field(2048, ge=1)
+    """Hidden width of a Transformer encoder's feed-forward layers."""
+    norm: Literal["pre", "post"] = "pre"
+    """Where layer norm stands in a Transformer encoder: before each sublayer, or after its residual."""
+    subsampling: Literal[1, 2, 4, 8] = 4
+    """Feature frames per encoder position; speech only."""
     cell: Literal["rnn", "gru", "lstm"] = "lstm"
     """Elman's tanh unit, the gated unit of Cho et al. 2014, or the long short-term memory."""
     attention: Literal["none", "additive", "dot"] = "additive"
@@ -66,6 +88,8 @@ class Config(Options):
     def _directions_share_width(self) -> Self:
         if self.model_dim % 2:
             raise ValueError(f"model_dim {self.model_dim} must be even: half of it per direction of the encoder")
+        if self.encoder == "transformer" and self.model_dim % self.num_heads:
+            raise ValueError(f"model_dim {self.model_dim} must be divisible by num_heads {self.num_heads}")
         return self
 
 
@@ -80,18 +104,25 @@ class RNN(Model):
         super().__init__()
         c = config
         self.label_smoothing = c.label_smoothing
-        self.max_source_length = data.max_source_length
         self.max_target_length = data.max_target_length
-        self.embedding = nn.Embedding(data.vocab_size, c.model_dim, padding_idx=PAD)
-        self.scale = math.sqrt(c.model_dim)
+        self.embedding = Embedding(data.vocab_size, c.model_dim, data.source_tokens, c.dropout)
         self.dropout = nn.Dropout(c.dropout)
-        self.encoder = Encoder(c.cell, c.model_dim, c.encoder_layers, c.dropout)
-        self.bridge = Bridge(c.cell, c.model_dim, c.encoder_layers, c.decoder_layers)
+        frontend = make_frontend(data, self.embedding, c.subsampling, c.dropout)
+        self.encoder: RecurrentEncoder | HybridEncoder
+        if c.encoder == "transformer":
+            stack = Stack(c.encoder_layers, c.model_dim, c.num_heads, c.ffn_dim, c.dropout, c.norm)
+            self.encoder = HybridEncoder(frontend, stack, c.cell)
+            self.bridge = Bridge(c.cell, c.model_dim, 1, c.decoder_layers)
+        else:
+            self.encoder = RecurrentEncoder(frontend, c.cell, c.model_dim, c.encoder_layers, c.dropout)
+            self.bridge = Bridge(c.cell, c.model_dim, c.encoder_layers, c.decoder_layers)
+            initialise(self.encoder.layers)
         shape = (c.cell, c.model_dim, c.decoder_layers, c.dropout)
         early = c.attention == "additive"
         self.decoder = EarlyDecoder(*shape) if early else LateDecoder(*shape, attention=c.attention == "dot")
-        self.output = OutputLayer(self.embedding.weight, banned=(PAD, BOS, UNK, MASK, BLANK, PLH))
-        initialise(self)
+        self.output = OutputLayer(self.embedding.tokens.weight, banned=(PAD, BOS, UNK, MASK, BLANK, PLH))
+        initialise(self.bridge)
+        initialise(self.decoder)
 
     def loss(self, batch: Batch, rng: torch.Generator) -> Losses:
         """Label-smoothed cross-entropy of tokens and eos, per target token."""
@@ -104,9 +135,7 @@ class RNN(Model):
     def log_likelihood(self, batch: Batch) -> Tensor:
         """Return log p(tgt, eos | src) per target, [n]; see `Model.log_likelihood` for several targets a source."""
         features, target, real = self.teacher_forced(batch)
-        rows = max(1, CHUNK_LOGITS // self.output.weight.shape[0])  # never all logits at once
-        parts = zip(torch.split(features, rows), torch.split(target, rows), strict=True)
-        log_probs = torch.cat([self.output(x).log_softmax(-1).gather(1, y[:, None])[:, 0] for x, y in parts])
+        log_probs = self.output.log_probs_of(features, target)
         return real.new_zeros(real.shape, dtype=torch.float32).masked_scatter(real, log_probs).sum(1)
 
     def teacher_forced(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
@@ -121,20 +150,16 @@ class RNN(Model):
         return features[real], gold[real], real
 
     def encode(self, src: Tensor, src_len: Tensor, copies: int = 1) -> tuple[State, Annotations | None]:
-        """Encode src [b, s] -> the decoder's first state for `copies` rows per sentence, and what they attend to.
+        """Encode sources -> the decoder's first state for `copies` rows per sentence, and what they attend to.
 
         Raises:
             ValueError: a source longer than the model's limit.
         """
-        lengths = src_len.cpu()
-        if int(lengths.max()) > self.max_source_length:
-            raise ValueError(
-                f"a source of {int(lengths.max())} tokens exceeds the model's limit of {self.max_source_length}"
-            )
-        states, last = self.encoder(self._embed(src), lengths)
+        encode = self.encoder.summarised if isinstance(self.encoder, HybridEncoder) else self.encoder
+        states, lengths, last = encode(src, src_len)
         state = tuple(part.repeat_interleave(copies, dim=1) for part in self.bridge(last))
         attention = self.decoder.attention
-        return state, None if attention is None else attention.annotate(states, src_len)
+        return state, None if attention is None else attention.annotate(states, lengths)
 
     def read(self, tokens: Tensor, state: State, source: Annotations | None) -> tuple[Tensor, State]:
         """Return the features [n, t, d] after each of the next tokens [n, t], and the state after the last."""
@@ -142,7 +167,7 @@ class RNN(Model):
         return self.dropout(features), state
 
     def _embed(self, ids: Tensor) -> Tensor:
-        embedded: Tensor = self.dropout(self.embedding(ids) * self.scale)
+        embedded: Tensor = self.dropout(self.embedding.tokens(ids) * self.embedding.scale)
         return embedded
 
     def decode(self, src: Tensor, src_len: Tensor, settings: Settings) -> Decoded:
@@ -150,12 +175,13 @@ class RNN(Model):
         return search(lambda _, beam: self.stepper(src, src_len, beam), src, src_len, settings, self.max_target_length)
 
     def stepper(self, src: Tensor, src_len: Tensor, beam: int = 1) -> RNNStepper:
-        """Encode src [b, s] and return the incremental state of b x beam rows."""
+        """Encode sources and return the incremental state of b x beam rows."""
         return RNNStepper(self, *self.encode(src, src_len, beam))
 
     def observed_modules(self) -> dict[str, list[nn.Module]]:
         """The encoder and the decoder, which every step runs once."""
-        return {"encoder": [self.encoder], "decoder": [self.decoder]}
+        encoder = self.encoder.stack if isinstance(self.encoder, HybridEncoder) else self.encoder.layers
+        return {"encoder": [encoder], "decoder": [self.decoder]}
 
 
 class RNNStepper:

@@ -34,11 +34,12 @@ class SlotConfig(BackboneConfig):
     """Which tokens of a slot's span are wanted: all alike, or those near its centre."""
     tau: float = Field(1.0, gt=0)
     """Temperature of the balanced binary tree, whose weights are proportional to exp(-|i - (L-1)/2| / tau)."""
-    alignment: Literal["leftmost", "drawn"] = "leftmost"
-    """What a canvas is a part of, where repeated tokens leave a choice: the first tokens of the target that it fits,
-    so that a canvas always has the same spans, or those that were drawn to be kept (the paper)."""
-    canvases: int = Field(4, ge=1)
-    """Partial targets drawn of each pair at a time; more of them make the same objective less noisy (the paper: 1)."""
+    alignment: Literal["drawn", "leftmost"] = "drawn"
+    """What a canvas is a part of, where repeated tokens leave a choice: those that were drawn to be kept (the paper), or
+    the first tokens of the target that it fits, so that a canvas always has the same spans."""
+    canvases: int = Field(1, ge=1)
+    """Partial targets drawn of each pair at a time (the paper: 1); more of them make the same objective less noisy, and
+    an update as much slower. A budget of target tokens counts a pair once, however many canvases it gives."""
 
 
 @dataclass(frozen=True)

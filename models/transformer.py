@@ -17,7 +17,7 @@ from torch import Tensor
 from models.decoding.noise import row_seeds
 from models.decoding.settings import AutoregressiveSettings, search
 from models.decoding.speculative import Sampler, drafter_from, speculative
-from models.encoder import SourceEncoder
+from models.encoder import source_encoder
 from models.interface import (
     BLANK,
     BOS,
@@ -57,7 +57,7 @@ class Settings(AutoregressiveSettings):
             raise ValueError(f"draft_tokens {self.draft_tokens} needs beam 1, not {self.beam}")
         return self
 
-    def needs(self) -> frozenset[str]:
+    def needs(self, modality: str = "text") -> frozenset[str]:
         """A draft, for speculative decoding."""
         return frozenset({"draft"} if self.draft_tokens else ())
 
@@ -70,9 +70,9 @@ class Transformer(Model):
         c = config
         self.label_smoothing = c.label_smoothing
         self.max_target_length = data.max_target_length
-        positions = max(data.max_source_length, data.max_target_length) + 1
+        positions = max(data.source_tokens, data.max_target_length) + 1
         self.embedding = Embedding(data.vocab_size, c.model_dim, positions, c.dropout)
-        self.encoder = SourceEncoder(self.embedding, Stack(c.encoder_layers, *c.layer_shape))
+        self.encoder = source_encoder(c, data, self.embedding)
         self.decoder = Stack(c.decoder_layers, *c.layer_shape, cross=True)
         self.output = OutputLayer(self.embedding.tokens.weight, banned=(PAD, BOS, UNK, MASK, BLANK, PLH))
 
@@ -88,10 +88,8 @@ class Transformer(Model):
     def log_likelihood(self, batch: Batch) -> Tensor:
         """Return log p(tgt, eos | src) per target, [n], without gradient; n/b consecutive targets share a source."""
         hidden, target, real = self.teacher_forced(batch)
-        _, log_z = self.output.log_partition(hidden, hidden.new_zeros(len(hidden), dtype=torch.float32))
-        log_probs = self.output.logits_of(hidden, target) + self.output.ban[target] - log_z
-        per_token = real.new_zeros(real.shape, dtype=torch.float32).masked_scatter(real, log_probs)
-        return per_token.sum(1)
+        log_probs = self.output.log_probs_of(hidden, target)
+        return real.new_zeros(real.shape, dtype=torch.float32).masked_scatter(real, log_probs).sum(1)
 
     def teacher_forced(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Return states [n, d] and gold symbols [n] of the real positions of all targets, and their mask [b, t+1]."""
@@ -100,10 +98,9 @@ class Transformer(Model):
         gold = torch.cat([batch.tgt, batch.tgt.new_full((b, 1), PAD)], dim=1)
         gold.scatter_(1, batch.tgt_len[:, None], EOS)
         real = padding_mask(batch.tgt_len + 1, t + 1)
-        memory, mask = self.encoder(batch.src, batch.src_len)
-        states = self.decoder(
-            self.embedding(inputs), causal=True, memory=self.decoder.project_memory(memory), memory_mask=mask
-        )
+        source = self.encoder(batch.src, batch.src_len)
+        memory = self.decoder.project_memory(source.states)
+        states = self.decoder(self.embedding(inputs), causal=True, memory=memory, memory_mask=source.mask)
         return states[real], gold[real], real
 
     def decode(self, src: Tensor, src_len: Tensor, settings: Settings) -> Decoded:
@@ -120,12 +117,12 @@ class Transformer(Model):
         return speculative(stepper, drafter, limits, settings.draft_tokens, seeds, sampler)
 
     def stepper(self, src: Tensor, src_len: Tensor, size: int, beam: int = 1) -> TransformerStepper:
-        """Encode src [b, s] and return the incremental state of b x beam rows for up to `size` steps."""
-        memory, mask = self.encoder(src, src_len)
-        return TransformerStepper(self, self.decoder.project_memory(memory), mask, size, beam)
+        """Encode sources and return the incremental state of b x beam rows for up to `size` steps."""
+        source = self.encoder(src, src_len)
+        return TransformerStepper(self, self.decoder.project_memory(source.states), source.mask, size, beam)
 
     def block_stepper(self, src: Tensor, src_len: Tensor, size: int) -> TransformerStepper:
-        """Encode src [b, s] and return a `BlockStepper` over `size` positions; by this a model can be a draft."""
+        """Encode sources and return a `BlockStepper` over `size` positions; by this a model can be a draft."""
         return self.stepper(src, src_len, size)
 
     def observed_modules(self) -> dict[str, list[torch.nn.Module]]:

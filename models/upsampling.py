@@ -7,7 +7,13 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from models.interface import DataSpec
 from models.layers import sinusoids
+
+
+def frames_per_position(upsampling: int | None, data: DataSpec) -> int:
+    """Return `upsampling` or, if it is None, what sources of `data` need: text 3, speech, long as it is, 1."""
+    return upsampling or (3 if data.modality == "text" else 1)
 
 
 class Upsampler(nn.Linear):

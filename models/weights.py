@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.interface import Model
+from models.layers import attention_heads
 
 
 def weights_of(model: Model) -> dict[str, Tensor]:
@@ -34,3 +35,31 @@ def fill(model: Model, weights: dict[str, Tensor]) -> None:
         if tensor.shape != weights[name].shape:
             raise ValueError(f"{name} has shape {tuple(weights[name].shape)}, the model's is {tuple(tensor.shape)}")
         tensor.copy_(weights[name])
+
+
+def start_encoder(model: Model, other: Model) -> list[str]:
+    """Copy the weights of the encoder of `other` into that of `model`; return the names of what was copied.
+
+    Of an encoder of another kind only what has the same name and shape is taken: the front end, for instance.
+
+    Raises:
+        ValueError: nothing fits.
+    """
+    own, theirs = weights_of(model), weights_of(other)
+    # A text encoder reads embeddings that stand under a name of their own.
+    names = [name for name in own if name.startswith(("encoder.", "embedding.")) and name in theirs]
+    fitting = [name for name in names if own[name].shape == theirs[name].shape]
+    if not any(name.startswith("encoder.") for name in fitting):
+        raise ValueError(
+            f"the encoder of {type(model).__name__} shares no weights with that of {type(other).__name__}: "
+            "nothing to start from"
+        )
+    heads = [attention_heads(part) for part in (model.encoder, other.encoder) if isinstance(part, nn.Module)]
+    if all(heads) and heads[0] != heads[1]:
+        raise ValueError(
+            f"the encoder of {type(model).__name__} has {heads[0][0]} attention heads and {len(heads[0])} layers, that "
+            f"of {type(other).__name__}, which it would start from, {heads[1][0]} and {len(heads[1])}"
+        )
+    for name in fitting:
+        own[name].copy_(theirs[name])
+    return fitting

@@ -21,6 +21,8 @@ DIRECTIONS = 16
 LEADER = 12.0
 """A label farther than this from its point is tied to it by a line."""
 LABEL_SIZE = SIZE - 1
+GAP = 22.0
+"""Points between a panel and the labels to its right."""
 _CLEAR = 18.0
 """A label this close to a point that it does not name is tied to its own, however close that is."""
 _SWEEPS = 3
@@ -214,6 +216,24 @@ def label_points(
             offset = (end[0] - start[0], end[1] - start[1])
             ax.annotate("", at, xytext=offset, textcoords="offset points", arrowprops=arrow, zorder=2)
     return True
+
+
+def label_ends(
+    ax: Axes, ends: Sequence[tuple[float, float]], texts: Sequence[str], colours: Sequence[str]
+) -> None:
+    """Write `texts` to the right of the panel, each tied to the last point of its line, `ends` (data coordinates)."""
+    last = max(x for x, _ in ends)
+    pixels = [ax.transData.transform(end) for end in ends]
+    heights = [text_size(text, LABEL_SIZE)[1] for text in texts]
+    centres = spread_out([y for _, y in pixels], heights, ax.bbox.y0 - 4, ax.bbox.y1 + 4)
+    for end, pixel, text, colour, centre in zip(ends, pixels, texts, colours, centres, strict=True):
+        offset = (ax.bbox.x1 + GAP - pixel[0], centre - pixel[1])
+        arrow: Style = {"arrowstyle": "-", "color": GREY, "linewidth": 0.6, "relpos": (0, 0.5)}
+        arrow |= {"shrinkA": 1, "shrinkB": 5, "linestyle": "-" if end[0] == last else (0, (2, 3))}
+        ax.annotate(
+            text, end, xytext=offset, textcoords="offset points", ha="left", va="center", size=LABEL_SIZE,
+            color=colour, arrowprops=arrow, annotation_clip=False, linespacing=1.15,
+        )  # fmt: skip
 
 
 def spread_out(wanted: Sequence[float], heights: Sequence[float], low: float, high: float) -> list[float]:

@@ -37,7 +37,7 @@ def draw_refinement(task: TaskResults) -> Figure:
     title = f"{task.name}: quality against decoder passes"
     lines = sweeps(task)
     if not lines or task.headline is None:
-        return empty_figure(title, "No quality with decoder passes in the records.", task)
+        return empty_figure(title, _why_nothing(task), task)
     texts = [wrap(f"{line.name}: AUP {line.aup:.0f}", LABEL_WIDTH) for line in lines]
     sizes = [text_size(text, LABEL_SIZE) for text in texts]
     cells = [point.cell for line in lines for point in line.points]
@@ -49,7 +49,9 @@ def draw_refinement(task: TaskResults) -> Figure:
         legend=family_legend(cells, lines=True),
         notes=[
             "Passes are runs of the decoder stack, observed sentence by sentence. AUP: accuracy under parallelism, the "
-            "area under quality over tokens per pass while quality stays within 5 points of the slowest setting.",
+            "area under quality over tokens per pass while quality stays within 5 points of the slowest setting; it "
+            "compares systems whose slowest settings make about as many tokens per pass. Passes of a teacher or draft "
+            "are not counted.",
             *_lost(task, lines),
             conditions(task),
         ],
@@ -65,9 +67,14 @@ def draw_refinement(task: TaskResults) -> Figure:
         _limits(ax, lines)
         for line, row in zip(lines, xs, strict=True):
             _draw(ax, line, row)
-    ranking = sorted(range(len(lines)), key=lambda i: -lines[i].aup)
-    _write_key(axes[1], [lines[i] for i in ranking], [texts[i] for i in ranking], [sizes[i][1] for i in ranking])
+    _write_key(axes[1], lines, texts, [height for _, height in sizes])
     return figure
+
+
+def _why_nothing(task: TaskResults) -> str:
+    if task.headline is not None and quality_metric(task.headline).lower_is_better:
+        return f"{quality_metric(task.headline).title} falls as systems get better: AUP is defined for what rises."
+    return "No quality with decoder passes in the records."
 
 
 def _lost(task: TaskResults, lines: Sequence[Sweep]) -> list[str]:
@@ -98,7 +105,7 @@ def _draw(ax: Axes, line: Sweep, xs: Sequence[float]) -> None:
 
 
 def _write_key(ax: Axes, lines: Sequence[Sweep], texts: Sequence[str], heights: Sequence[float]) -> None:
-    """Write each model's name and AUP to the right of the panel, the highest first, in its family's colour."""
+    """Write each model's name and AUP to the right of the panel, in the order of the suite, in its family's colour."""
     down = 0.0
     for line, text, height in zip(lines, texts, heights, strict=True):
         ax.annotate(

@@ -5,11 +5,9 @@ from __future__ import annotations
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bench.figures.labels import LABEL_SIZE, spread_out
+from bench.figures.labels import GAP, LABEL_SIZE, label_ends
 from bench.figures.style import (
-    GREY,
     Page,
-    Style,
     empty_figure,
     family_legend,
     family_style,
@@ -26,8 +24,6 @@ from bench.results import Cell, Estimate, TaskResults
 Line = tuple[Cell, list[tuple[int, Estimate]]]
 
 LABEL_WIDTH = 34
-GAP = 22.0
-"""Points between the panel and the labels."""
 
 
 def draw_throughput(task: TaskResults) -> Figure:
@@ -62,7 +58,8 @@ def draw_throughput(task: TaskResults) -> Figure:
     _limits(ax, lines)
     for cell, sweep in lines:
         _draw_line(ax, cell, sweep)
-    _label_ends(ax, lines, texts, [height for _, height in sizes])
+    ends = [(float(sweep[-1][0]), sweep[-1][1].value or 0.0) for _, sweep in lines]
+    label_ends(ax, ends, texts, [text_colour(cell.family) for cell, _ in lines])
     return figure
 
 
@@ -83,19 +80,3 @@ def _draw_line(ax: Axes, cell: Cell, sweep: list[tuple[int, Estimate]]) -> None:
         color=family_style(cell.family)[0], alpha=0.18, linewidth=0, zorder=2,
     )  # fmt: skip
     ax.plot(sizes, rates, linestyle=line_style(cell.data), linewidth=1.5, zorder=3, **marker_style(cell))
-
-
-def _label_ends(ax: Axes, lines: list[Line], texts: list[str], heights: list[float]) -> None:
-    """Write each line's name to the right of the panel, tied to its last point."""
-    last = max(size for _, sweep in lines for size, _ in sweep)
-    ends = [(sweep[-1][0], sweep[-1][1].value or 0.0) for _, sweep in lines]
-    pixels = [ax.transData.transform(end) for end in ends]
-    centres = spread_out([y for _, y in pixels], heights, ax.bbox.y0 - 4, ax.bbox.y1 + 4)
-    for (cell, _), end, pixel, text, centre in zip(lines, ends, pixels, texts, centres, strict=True):
-        offset = (ax.bbox.x1 + GAP - pixel[0], centre - pixel[1])
-        arrow: Style = {"arrowstyle": "-", "color": GREY, "linewidth": 0.6, "relpos": (0, 0.5)}
-        arrow |= {"shrinkA": 1, "shrinkB": 5, "linestyle": "-" if end[0] == last else (0, (2, 3))}
-        ax.annotate(
-            text, end, xytext=offset, textcoords="offset points", ha="left", va="center", size=LABEL_SIZE,
-            color=text_colour(cell.family), arrowprops=arrow, annotation_clip=False, linespacing=1.15,
-        )  # fmt: skip

@@ -20,7 +20,8 @@ def copied_positions(fertility: Tensor, width: int) -> Tensor:
 def average_fertility(log_probs: Tensor) -> Tensor:
     """Return rounded expectations [b, s] of fertilities with log-probabilities [b, s, 1 + most]."""
     values = torch.arange(log_probs.shape[-1], device=log_probs.device, dtype=log_probs.dtype)
-    return (log_probs.exp() @ values).round().long()
+    # Not a matrix product, which autocast would make in bfloat16 just before rounding.
+    return (log_probs.exp() * values).sum(-1).round().long()
 
 
 def sampled_fertility(log_probs: Tensor, seeds: Tensor, count: int) -> Tensor:

@@ -30,7 +30,13 @@ def draw_seeds(rng: torch.Generator, count: int) -> Tensor:
 
 
 def row_seeds(src: Tensor, src_len: Tensor, seed: int) -> Tensor:
-    """Return one int64 seed per source sentence, from `seed` and the ids of src [b, s] within src_len [b]."""
+    """Return one int64 seed per source, from `seed` and what stands in src within src_len [b].
+
+    src: [b, s] ids, or [b, s, features] float32, of which every bit counts.
+    """
+    if src.is_floating_point():
+        columns = torch.arange(src.shape[2], device=src.device)
+        src = _mix(src.float().contiguous().view(torch.int32).long() + columns * 2**32).sum(2)
     positions = torch.arange(src.shape[1], device=src.device)
     coded = _mix(_mix(src + 1) + positions)
     coded = coded.masked_fill(positions >= src_len[:, None], 0)

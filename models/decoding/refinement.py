@@ -35,6 +35,13 @@ class Canvas:
         """Return the canvases of `rows` [m], in that order."""
         return Canvas(*(x.index_select(0, rows) for x in (self.tokens, self.lengths, self.scores)))
 
+    def replaced(self, rows: Tensor, others: Canvas) -> Canvas:
+        """Return the canvases with those of `rows` [m] exchanged for `others` of the same lengths."""
+        width = others.tokens.shape[1]
+        tokens, scores = self.tokens.clone(), self.scores.clone()
+        tokens[rows, :width], scores[rows, :width] = others.tokens, others.scores
+        return Canvas(tokens, self.lengths, scores)
+
 
 class Refiner(Protocol):
     """What a family supplies: how a round changes the canvases of the rows that are still at work."""

@@ -12,6 +12,9 @@ from models.decoding.autoregressive import Stepper, beam_search, greedy, sample
 from models.decoding.noise import row_seeds
 from models.interface import Decoded, Options
 
+SAMPLING = ("temperature", "top_k", "top_p", "seed")
+SEARCH = ("length_penalty", "alpha", "stopping")
+
 
 class AutoregressiveSettings(Options):
     """Decoding; swept over one checkpoint."""
@@ -40,9 +43,15 @@ class AutoregressiveSettings(Options):
     """See length_ratio."""
 
     @model_validator(mode="after")
-    def _sampling_has_no_beam(self) -> Self:
+    def _every_value_counts(self) -> Self:
+        """Refuse what would have no effect: a row of a table that says `temperature=0.5` must not be greedy."""
         if self.sample and self.beam != 1:
             raise ValueError(f"sample needs beam 1, not {self.beam}")
+        departures = self.departures()
+        for names, missing in ((SAMPLING, not self.sample and "sample: true"), (SEARCH, self.beam == 1 and "a beam")):
+            idle = [name for name in names if name in departures]
+            if missing and idle:
+                raise ValueError(f"{', '.join(idle)} has no effect without {missing}")
         return self
 
     def limits(self, src_len: Tensor, max_target_length: int) -> Tensor:

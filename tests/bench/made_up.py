@@ -69,6 +69,21 @@ class DatesConfig(Options):
     """Levels."""
 
 
+class Speech(Task):
+    name = "morse"
+    title = "Morse"
+    Config = DatesConfig
+    metrics = ("cer",)
+    selection_metric = "cer"
+    modality = "speech"
+
+    def fingerprint(self):
+        return {}
+
+    def prepare(self, folder):
+        raise NotImplementedError
+
+
 class Dates(Task):
     name = "dates"
     title = "Dates"

@@ -86,11 +86,11 @@ def test_a_student_depends_on_its_teacher_of_the_same_seed(small):
 
 def test_companions_are_parents_of_the_steps_that_need_them(small, monkeypatch):
     class Needy(Options):
-        def needs(self):
+        def needs(self, modality="text"):
             return frozenset({"ctc"})
 
     class Rescored(Options):
-        def needs(self):
+        def needs(self, modality="text"):
             return frozenset({"teacher"})
 
     roles = (Role("ctc", ""), Role("teacher", ""))

@@ -12,7 +12,7 @@ from tests.bench.made_up import AR, NAR, Config, NarSettings, load
 class NeedyConfig(Config):
     """Needs a CTC model to train."""
 
-    def needs(self):
+    def needs(self, modality="text"):
         return frozenset({"ctc"})
 
 
@@ -22,7 +22,7 @@ class RescoredSettings(NarSettings):
     candidates: int = 1
     """How many."""
 
-    def needs(self):
+    def needs(self, modality="text"):
         return frozenset({"teacher"} if self.candidates > 1 else ())
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from bench import suite_schema
 from bench.suite import describe_families, describe_tasks, load_suite, suite_json_schema
+from bench.suite_file import TaskSection
 from tests.bench import made_up
 from tests.bench.made_up import DatesConfig, Settings, UpConfig
 
@@ -44,7 +45,7 @@ def test_the_schema_knows_each_family_and_task():
     assert settings["properties"]["beam"]["description"] == "Beam size."
     assert set(schema["properties"]["backbone"]["properties"]) == set(UpConfig.model_fields)
     assert "required" not in schema["$defs"]["train-overrides"]
-    assert set(schema["$defs"]["task-dates"]["properties"]) == {"task", "name", *DatesConfig.model_fields}
+    assert set(schema["$defs"]["task-dates"]["properties"]) == {*TaskSection.model_fields, *DatesConfig.model_fields}
 
 
 @pytest.mark.usefixtures("_made_up")

@@ -40,7 +40,7 @@ def spec(family="transformer", **train):
     config = dict(CONFIG)
     return {
         "family": family, "config": config, "train": recipe, "seed": 1, "device": "cpu", "dtype": "float32",
-        "task": "dates", "task_config": {}, "companions": {},
+        "task": "dates", "task_config": {}, "companions": {}, "init": None,
     }  # fmt: skip
 
 

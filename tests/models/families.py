@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import torch
 
 from bench.batching import collate, pad
@@ -11,6 +12,9 @@ from models.registry import built_in_families
 
 VOCAB = NUM_SPECIAL + 20
 SPEC = DataSpec(vocab_size=VOCAB, max_source_length=16, max_target_length=20)
+SUBSAMPLING = 4
+SPEECH = DataSpec(VOCAB, max_source_length=96, max_target_length=20, modality="speech", num_features=6)
+SPECS = {"text": SPEC, "speech": SPEECH}
 SMALL = {
     "encoder_layers": 1,
     "decoder_layers": 1,
@@ -26,35 +30,34 @@ SMALL = {
 COMPANIONS = {"teacher": "transformer", "ctc": "ctc", "draft": "transformer"}
 
 
-def build(name, seed=0, **changes):
+def build(name, seed=0, modality="text", **changes):
     """A small model of the family with its companions; only the fields that its Config has are set."""
     family = built_in_families()[name]
     fields = {k: v for k, v in {**SMALL, **changes}.items() if k in family.config.model_fields}
     torch.manual_seed(seed)
-    model = family.model(family.config(**fields), SPEC).eval()
+    model = family.model(family.config(**fields), SPECS[modality]).eval()
     if seed >= 0:  # a companion's own roles stay open
-        model.companions = {role.name: build(COMPANIONS[role.name], -1, **changes) for role in family.roles}
+        model.companions = {role.name: build(COMPANIONS[role.name], -1, modality, **changes) for role in family.roles}
     return model
 
 
-def labelled(name, batch, frames_per_token=3):
+def labelled(name, batch, frames_per_position=None):
     """The batch with labels of the kind that the family asks for: right ones, though no aligner chose them."""
-    match built_in_families()[name].labels:
-        case "fertility":
-            rows = [[n // s + (i < n % s) for i in range(s)] for s, n in _lengths(batch)]
-        case "ctc_alignment":
-            targets = [row[:n].tolist() for row, n in zip(batch.tgt, batch.tgt_len, strict=True)]
-            rows = [
-                _some_alignment(target, s * frames_per_token)
-                for target, s in zip(targets, batch.src_len.tolist(), strict=True)
-            ]
-        case _:
-            return batch
+    speech = batch.src.is_floating_point()
+    positions = ((batch.src_len + SUBSAMPLING - 1) // SUBSAMPLING if speech else batch.src_len).tolist()
+    frames_per_position = frames_per_position or (1 if speech else 3)
+    targets = [row[:n].tolist() for row, n in zip(batch.tgt, batch.tgt_len, strict=True)]
+    rows = []
+    for s, target in zip(positions, targets, strict=True):
+        n = len(target)
+        match built_in_families()[name].labels:
+            case "fertility":
+                rows.append([n // s + (i < n % s) for i in range(s)])
+            case "ctc_alignment":
+                rows.append(_some_alignment(target, s * frames_per_position))
+            case _:
+                return batch
     return replace(batch, labels=pad(rows)[0])
-
-
-def _lengths(batch):
-    return list(zip(batch.src_len.tolist(), batch.tgt_len.tolist(), strict=True))
 
 
 def _some_alignment(target, frames):
@@ -68,8 +71,8 @@ def _some_alignment(target, frames):
     return path + (target[-1:] or [BLANK]) * (spare // 2) + [BLANK] * (spare - spare // 2)
 
 
-def pairs(n, seed=0, longest=10):
-    """Random sentence pairs without structure, sources distinct; memorising them needs the whole model."""
+def pairs(n, seed=0, longest=10, modality="text"):
+    """Random pairs without structure, sources distinct; memorising them needs the whole model."""
     generator = torch.Generator().manual_seed(seed)
 
     def sentence():
@@ -80,8 +83,17 @@ def pairs(n, seed=0, longest=10):
     while len(made) < n:
         source = sentence()
         made.setdefault(tuple(source), EncodedPair(source, sentence()[: len(source)]))
-    return list(made.values())
+    if modality == "text":
+        return list(made.values())
+    # As many positions as a source of text has tokens, twice over: a target with its blanks fits.
+    return [EncodedPair(recording(2 * len(p.source), generator), p.target) for p in made.values()]
 
 
-def batch_of(n, seed=0, longest=10):
-    return collate(pairs(n, seed, longest))
+def recording(positions, generator=None):
+    """Random feature frames that subsampling makes `positions` of, float16 as they are stored."""
+    frames = SUBSAMPLING * positions - (positions % SUBSAMPLING if positions else 0)
+    return torch.randn(frames, SPEECH.num_features, generator=generator).numpy().astype(np.float16)
+
+
+def batch_of(n, seed=0, longest=10, modality="text"):
+    return collate(pairs(n, seed, longest, modality))

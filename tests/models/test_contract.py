@@ -7,17 +7,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import pad
 
-from bench.batching import collate
-from bench.batching import pad as pad_rows
+from bench.batching import collate, pad_sources
 from bench.configs import TrainConfig
 from bench.decoding import decode_batch
-from bench.training import learning_rate, make_optimizer
+from bench.optimisation import learning_rate, make_optimizer
 from models.interface import NUM_SPECIAL, Batch
 from models.registry import built_in_families
 from models.weights import fill, weights_of
-from tests.models.families import SPEC, batch_of, build, labelled, pairs
+from tests.models.families import SPECS, batch_of, build, labelled, pairs, recording
 
-FAMILIES = sorted(built_in_families())
+FAMILIES = [(name, modality) for name, family in sorted(built_in_families().items()) for modality in family.modalities]
 
 # Settings that a family offers beside its defaults.
 SWEEP = {
@@ -37,7 +36,7 @@ SWEEP = {
 }
 # Decoder passes that a round of refinement may cost, if not one.
 PASSES_PER_ROUND = {"levenshtein": 3}
-CASES = [(name, options) for name in FAMILIES for options in SWEEP.get(name, [{}])]
+CASES = [(name, modality, options) for name, modality in FAMILIES for options in SWEEP.get(name, [{}])]
 
 
 def settings_of(name, options):
@@ -48,25 +47,26 @@ def decode(model, sources, settings):
     return [o.tokens for o in decode_batch(model, sources, settings, "float32")]
 
 
-@pytest.mark.parametrize(("name", "options"), CASES)
-def test_a_sentence_decodes_the_same_in_any_batch(name, options):
-    model, settings = build(name), settings_of(name, options)
+@pytest.mark.parametrize(("name", "modality", "options"), CASES)
+def test_a_sentence_decodes_the_same_in_any_batch(name, modality, options):
+    model, settings = build(name, modality=modality), settings_of(name, options)
     for parameter in model.parameters():  # far from uniform outputs, which end at once
         parameter.data.mul_(1.5)
-    sources = [p.source for p in pairs(32, seed=1)]
+    sources = [p.source for p in pairs(32, seed=1, modality=modality)]
     together = decode(model, sources, settings)
     assert together == [decode(model, [s], settings)[0] for s in sources]
     assert together[::-1] == decode(model, sources[::-1], settings)
     assert any(together), "the test needs outputs that are not empty"
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_loss_does_not_depend_on_padding_or_batch_mates(name):
-    model = build(name).eval()
-    items = pairs(6, seed=2)
+@pytest.mark.parametrize(("name", "modality"), FAMILIES)
+def test_loss_does_not_depend_on_padding_or_batch_mates(name, modality):
+    model = build(name, modality=modality).eval()
+    items = pairs(6, seed=2, modality=modality)
     batch = labelled(name, collate(items))
     whole = model.loss(batch, torch.Generator().manual_seed(0))
-    wider = Batch(pad(batch.src, (0, 3)), batch.src_len, pad(batch.tgt, (0, 5)), batch.tgt_len, batch.labels)
+    src = pad(batch.src, (0, 3) if modality == "text" else (0, 0, 0, 3))
+    wider = Batch(src, batch.src_len, pad(batch.tgt, (0, 5)), batch.tgt_len, batch.labels)
     padded = model.loss(wider, torch.Generator().manual_seed(0))
     assert whole.num_tokens == padded.num_tokens == sum(len(p.target) for p in items)
     assert padded.total.item() == pytest.approx(whole.total.item(), rel=1e-4)
@@ -78,10 +78,10 @@ def test_loss_does_not_depend_on_padding_or_batch_mates(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", FAMILIES)
-def test_overfits_32_pairs_to_exact_match_within_a_minute(name):
-    model = build(name, encoder_layers=2, decoder_layers=2, model_dim=64, ffn_dim=128, upsampling=2)
-    items = pairs(32, seed=3, longest=8)
+@pytest.mark.parametrize(("name", "modality"), FAMILIES)
+def test_overfits_32_pairs_to_exact_match_within_a_minute(name, modality):
+    model = build(name, modality=modality, encoder_layers=2, decoder_layers=2, model_dim=64, ffn_dim=128, upsampling=2)
+    items = pairs(32, seed=3, longest=8, modality=modality)
     config = TrainConfig(budget={"target_tokens": 1}, learning_rate=3e-3)
     optimizer = make_optimizer(model, config)
     rng = torch.Generator().manual_seed(0)
@@ -99,19 +99,21 @@ def test_overfits_32_pairs_to_exact_match_within_a_minute(name):
             optimizer.step()
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_gradients_are_finite_and_reach_every_parameter(name):
-    model = build(name, dropout=0.1, label_smoothing=0.1).train()
+@pytest.mark.parametrize(("name", "modality"), FAMILIES)
+def test_gradients_are_finite_and_reach_every_parameter(name, modality):
+    model = build(name, modality=modality, dropout=0.1, label_smoothing=0.1).train()
     with torch.autograd.set_detect_anomaly(True):
-        model.loss(labelled(name, batch_of(8, seed=4)), torch.Generator().manual_seed(0)).total.backward()
+        model.loss(
+            labelled(name, batch_of(8, seed=4, modality=modality)), torch.Generator().manual_seed(0)
+        ).total.backward()
     for parameter_name, parameter in model.named_parameters():
         assert parameter.grad is not None, parameter_name
         assert torch.isfinite(parameter.grad).all(), parameter_name
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_observed_passes_are_as_expected(name):
-    model = build(name)
+@pytest.mark.parametrize(("name", "modality"), FAMILIES)
+def test_observed_passes_are_as_expected(name, modality):
+    model = build(name, modality=modality)
     calls = {"encoder": 0, "decoder": 0}
 
     def count(part):
@@ -120,8 +122,8 @@ def test_observed_passes_are_as_expected(name):
     for part, modules in model.observed_modules().items():
         for module in modules:
             module.register_forward_hook(count(part))
-    sources = [p.source for p in pairs(4, seed=5)]
-    src, src_len = pad_rows(sources)
+    sources = [p.source for p in pairs(4, seed=5, modality=modality)]
+    src, src_len = pad_sources(sources)
     with torch.inference_mode():
         decoded = model.decode(src, src_len, settings_of(name, {}))
     assert calls["encoder"] == len(model.observed_modules().get("encoder", []))
@@ -134,10 +136,10 @@ def test_observed_passes_are_as_expected(name):
         assert rounds <= calls["decoder"] <= rounds * PASSES_PER_ROUND.get(name, 1)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_weights_survive_a_round_trip_through_a_file(name, tmp_path):
-    model, other = build(name, seed=1), build(name, seed=2)
-    sources = [p.source for p in pairs(8, seed=6)]
+@pytest.mark.parametrize(("name", "modality"), FAMILIES)
+def test_weights_survive_a_round_trip_through_a_file(name, modality, tmp_path):
+    model, other = build(name, seed=1, modality=modality), build(name, seed=2, modality=modality)
+    sources = [p.source for p in pairs(8, seed=6, modality=modality)]
     settings = settings_of(name, {})
     assert decode(model, sources, settings) != decode(other, sources, settings)
     save_file(weights_of(model), tmp_path / "w.safetensors")
@@ -151,32 +153,33 @@ def test_weights_survive_a_round_trip_through_a_file(name, tmp_path):
         fill(other, weights | {name: tensor[:1]})  # would broadcast
 
 
-@pytest.mark.parametrize(("name", "options"), CASES)
-def test_odd_sources_decode(name, options):
-    model, settings = build(name), settings_of(name, options)
-    longest = [NUM_SPECIAL] * SPEC.max_source_length
-    for source in ([], [NUM_SPECIAL], longest):
+@pytest.mark.parametrize(("name", "modality", "options"), CASES)
+def test_odd_sources_decode(name, modality, options):
+    model, settings = build(name, modality=modality), settings_of(name, options)
+    limit = SPECS[modality].max_source_length
+    odd = [[NUM_SPECIAL] * length if modality == "text" else recording(64)[:length] for length in (0, 1, limit)]
+    for source in odd:
         (tokens,) = decode(model, [source], settings)
-        assert len(tokens) <= SPEC.max_target_length
+        assert len(tokens) <= SPECS[modality].max_target_length
     with pytest.raises(ValueError, match="limit"):
-        decode(model, [[NUM_SPECIAL] * 1000], settings)
+        decode(model, [[NUM_SPECIAL] * 1000 if modality == "text" else recording(1000)], settings)
 
 
-@pytest.mark.parametrize(("name", "options"), CASES)
-def test_no_special_symbol_is_ever_emitted(name, options):
+@pytest.mark.parametrize(("name", "modality", "options"), CASES)
+def test_no_special_symbol_is_ever_emitted(name, modality, options):
     settings = settings_of(name, options)
     for seed in range(3):
-        model = build(name, seed=seed)
+        model = build(name, seed=seed, modality=modality)
         for parameter in model.parameters():  # unlikely weights: special symbols would win if they could
             parameter.data.mul_(3)
-        for tokens in decode(model, [p.source for p in pairs(16, seed=seed)], settings):
+        for tokens in decode(model, [p.source for p in pairs(16, seed=seed, modality=modality)], settings):
             assert all(t >= NUM_SPECIAL for t in tokens)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_log_likelihood_is_that_of_the_padded_sentence_alone(name):
-    model = build(name)
-    items = pairs(8, seed=7)
+@pytest.mark.parametrize(("name", "modality"), FAMILIES)
+def test_log_likelihood_is_that_of_the_padded_sentence_alone(name, modality):
+    model = build(name, modality=modality)
+    items = pairs(8, seed=7, modality=modality)
     together = model.log_likelihood(collate(items))
     if together is None:
         return

@@ -42,13 +42,14 @@ def test_copies_of_many_rows_are_those_of_each_alone():
 def test_the_decoder_reads_the_embeddings_of_the_copied_tokens(monkeypatch):
     model = nat()
     src, src_len = torch.tensor([[11, 12, 13], [14, 15, PAD]]), torch.tensor([3, 2])
-    memory, _ = model._encode(src, src_len)
+    source, memory, _ = model._encode(src, src_len)
     seen = []
-    monkeypatch.setattr(model.decoder, "forward", lambda *args: seen.append(args) or torch.zeros(4, 6, 32))
+    monkeypatch.setattr(model.decoder, "run", lambda *args: seen.append(args) or torch.zeros(4, 6, 32))
     fertility = torch.tensor([[2, 0, 1], [0, 3, 0], [1, 1, 0], [0, 2, 0]])  # two candidates a sentence
-    model._run(src, memory, fertility, 4)
-    canvas, lengths, _ = seen[0]
-    assert canvas.tolist() == [[11, 11, 13, PAD], [12, 12, 12, PAD], [14, 15, PAD, PAD], [15, 15, PAD, PAD]]
+    model._run(source, memory, fertility, 4)
+    x, lengths, _ = seen[0]
+    canvas = torch.tensor([[11, 11, 13, PAD], [12, 12, 12, PAD], [14, 15, PAD, PAD], [15, 15, PAD, PAD]])
+    torch.testing.assert_close(x, model.embedding(canvas), atol=0, rtol=0)
     assert lengths.tolist() == [3, 3, 2, 2]
 
 

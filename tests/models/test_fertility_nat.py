@@ -42,7 +42,7 @@ def test_empty_targets_teach_zeros_and_a_batch_of_nothing_is_no_error():
     model = nat()
     losses = model.loss(batch_from([([11, 12], [], [0, 0])]), torch.Generator())
     assert losses.num_tokens == 0
-    expected = -model._encode(torch.tensor([[11, 12]]), torch.tensor([2]))[1][0, :, 0].sum()
+    expected = -model._encode(torch.tensor([[11, 12]]), torch.tensor([2]))[2][0, :, 0].sum()
     torch.testing.assert_close(losses.total, expected)
     with torch.autograd.set_detect_anomaly(True):
         nothing = model.loss(batch_from([([], [20], []), ([], [], [])]), torch.Generator())
@@ -65,7 +65,7 @@ def test_output_and_score_are_those_of_the_chosen_fertilities():
     src, src_len = encoded(items)
     decoded = model.decode(src, src_len, Settings())
     for i, item in enumerate(items):
-        fertilities = model._encode(torch.tensor([item.source]), torch.tensor([len(item.source)]))[1][0]
+        fertilities = model._encode(torch.tensor([item.source]), torch.tensor([len(item.source)]))[2][0]
         fertility = fertilities.argmax(-1).tolist()
         if sum(fertility) == 0:
             continue
@@ -83,7 +83,7 @@ def test_noisy_decoding_returns_what_the_teacher_scores_best_of_all_candidates_o
     winners = []
     for i, item in enumerate(items):
         source, length = torch.tensor([item.source]), torch.tensor([len(item.source)])
-        log_probs = model._encode(source, length)[1]
+        log_probs = model._encode(source, length)[2]
         drawn = sampled_fertility(log_probs, row_seeds(source, length, 5), count - 1)[0].tolist()
         outputs, scores = [], []
         for fertility in [log_probs[0].argmax(-1).tolist(), *drawn]:
@@ -143,17 +143,17 @@ def test_the_encoder_can_start_from_the_teachers():
     model = nat(encoder_from_teacher=True)
     source = encoded(pairs(3))
     theirs = model.companions["teacher"].encoder
-    assert not torch.equal(model.encoder(*source)[0], theirs(*source)[0])
+    assert not torch.equal(model.encoder(*source).states, theirs(*source).states)
     model.begin_training()
-    assert torch.equal(model.encoder(*source)[0], theirs(*source)[0])
+    assert torch.equal(model.encoder(*source).states, theirs(*source).states)
     assert model.output.weight is model.embedding.tokens.weight
-    assert torch.equal(model.output.weight, theirs.embedding.tokens.weight)
-    assert model.output.weight is not theirs.embedding.tokens.weight
+    assert torch.equal(model.output.weight, theirs.frontend.embedding.tokens.weight)
+    assert model.output.weight is not theirs.frontend.embedding.tokens.weight
 
     other = nat()
-    before = other.encoder(*source)[0]
+    before = other.encoder(*source).states
     other.begin_training()
-    assert torch.equal(other.encoder(*source)[0], before)
+    assert torch.equal(other.encoder(*source).states, before)
 
 
 def test_a_teacher_of_another_shape_is_refused():

@@ -59,7 +59,7 @@ def test_fine_tuning_adds_reverse_kl_and_reinforce_by_the_paper():
     seeds = draw_seeds(torch.Generator().manual_seed(3), len(ITEMS))
     expected, reinforced, advantages = 0.0, 0.0, []
     for i, (source, _, gold) in enumerate(ITEMS):
-        fertilities = model._encode(torch.tensor([source]), torch.tensor([len(source)]))[1]
+        fertilities = model._encode(torch.tensor([source]), torch.tensor([len(source)]))[2]
         sampled = sampled_fertility(fertilities, seeds[i : i + 1], 1)[0, 0].tolist()
         average = average_fertility(fertilities)[0].tolist()
         assert sum(sampled) > 0
@@ -114,7 +114,7 @@ def test_fine_tuning_moves_fertilities_to_what_the_teacher_prefers():
 
     def expected_length():
         with torch.no_grad():
-            return (model._encode(src, src_len)[1].exp() @ torch.arange(4.0)).mean().item()
+            return (model._encode(src, src_len)[2].exp() @ torch.arange(4.0)).mean().item()
 
     before = expected_length()
     optimizer = torch.optim.SGD([model.fertility.bias], lr=0.05)

@@ -101,7 +101,8 @@ def test_loss_is_the_sum_over_the_alignments_that_agree_with_what_is_shown(cross
             n, s = int(batch.src_len[i]) * 2, int(batch.src_len[i])
             label, shows = batch.labels[i, :n].tolist(), shown[i, :n].tolist()
             canvas = [symbol if show else MASK for symbol, show in zip(label, shows, strict=True)]
-            states, mask = model.encoder(batch.src[i : i + 1, :s], batch.src_len[i : i + 1])
+            source = model.encoder(batch.src[i : i + 1, :s], batch.src_len[i : i + 1])
+            states, mask = source.states, source.mask
             inputs = model.upsample(states)[0]
             partial = torch.stack([model.committed.weight @ model.embedding.tokens.weight[c] for c in canvas])
             crossed = model.decoder.project_memory(states) if cross_attention else None
@@ -279,7 +280,8 @@ def test_decoding_by_hand():
         n = 2 * len(pair.source)
         canvas, score = torch.full((n,), MASK), 0.0
         with torch.inference_mode():
-            states, mask = model.encoder(src, src_len)
+            source = model.encoder(src, src_len)
+            states, mask = source.states, source.mask
             inputs, memory = model.upsample(states), model.decoder.project_memory(states)
             while (canvas == MASK).any():
                 x = inputs + model.committed(model.embedding.tokens(canvas[None]) * math.sqrt(32))

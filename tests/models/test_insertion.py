@@ -50,7 +50,7 @@ def naive_loss(model, batch, rng, slots_of, termination, tau):
     """The objective, one sentence and one slot at a time; slots_of(pair, canvas) gives the slots of one canvas."""
     tgt, tgt_len = (torch.stack([x] * model.canvases, dim=1).flatten(0, 1) for x in (batch.tgt, batch.tgt_len))
     noise = uniform_noise(draw_seeds(rng, len(tgt)), 0, 1 + tgt.shape[1])
-    rolled = roll_in(tgt, tgt_len, noise, leftmost=True)
+    rolled = roll_in(tgt, tgt_len, noise, model.leftmost)
     total = 0.0
     for row, length in enumerate(tgt_len.tolist()):
         target = tgt[row, :length].tolist()
@@ -67,15 +67,17 @@ def naive_loss(model, batch, rng, slots_of, termination, tau):
     return total / int(tgt_len.sum())
 
 
+@pytest.mark.parametrize(("alignment", "canvases"), [("drawn", 1), ("leftmost", 4)])
 @pytest.mark.parametrize("termination", ["slot", "sequence"])
 @pytest.mark.parametrize(("weighting", "tau"), [("uniform", None), ("binary_tree", 0.8)])
-def test_loss_equals_a_loop_over_sentences_and_slots(termination, weighting, tau):
-    model = scaled(build("insertion", termination=termination, span_weights=weighting, tau=tau or 1.0))
+def test_loss_equals_a_loop_over_sentences_and_slots(termination, weighting, tau, alignment, canvases):
+    options = {"alignment": alignment, "canvases": canvases, "span_weights": weighting, "tau": tau or 1.0}
+    model = scaled(build("insertion", termination=termination, **options))
     batch = collate([*pairs(12, seed=1), EncodedPair([NUM_SPECIAL], []), EncodedPair([], [NUM_SPECIAL] * 3)])
 
     def slots_of(row, canvas):
         source = batch.src[row : row + 1, : max(int(batch.src_len[row]), 1)]
-        memory = model.decoder.remember(*model.encoder(source, batch.src_len[row : row + 1]))
+        memory = model.decoder.remember(model.encoder(source, batch.src_len[row : row + 1]))
         return model.head(model.decoder(canvas, torch.tensor([canvas.shape[1]]), memory))
 
     losses = model.loss(batch, torch.Generator().manual_seed(5))
@@ -168,7 +170,7 @@ def memorise(model, items, done, steps=1500):
 
 def test_a_trained_tree_takes_logarithmically_many_rounds():
     items = without_repeats(8, seed=5)
-    model = build("insertion", tau=0.1, model_dim=64, ffn_dim=128)
+    model = build("insertion", tau=0.1, model_dim=64, ffn_dim=128, canvases=4)
     sources, targets = [p.source for p in items], [p.target for p in items]
     memorise(model, items, lambda: decode(model, sources) == decode(model, sources, mode="serial") == targets)
     with torch.inference_mode():

@@ -5,6 +5,7 @@ import torch
 
 from models.decoding.refinement import Canvas, MaskedDecoder, lowest, masked_canvas, most_probable
 from models.encoder import SourceEncoder
+from models.frontend import TextFrontend
 from models.interface import MASK, NUM_SPECIAL, PAD, Batch
 from models.layers import Embedding, Stack
 from models.length import LengthPredictor, best_candidates
@@ -15,10 +16,10 @@ from tests.models.families import VOCAB, batch_of, build
 def predicted(max_length=6, b=3):
     """A predictor with log-probabilities [b, 1 + max_length] for random sources."""
     torch.manual_seed(0)
-    encoder = SourceEncoder(Embedding(VOCAB, 8, 5, 0.0), Stack(1, 8, 2, 16, 0.0))
+    encoder = SourceEncoder(TextFrontend(Embedding(VOCAB, 8, 5, 0.0), 5), Stack(1, 8, 2, 16, 0.0))
     predictor = LengthPredictor(8, max_length)
     src = torch.randint(NUM_SPECIAL, VOCAB, (b, 5))
-    return predictor, predictor.encode(encoder, src, torch.tensor([5, 2, 0])[:b])[2].detach()
+    return predictor, predictor.encode(encoder, src, torch.tensor([5, 2, 0])[:b])[1].detach()
 
 
 def test_lengths_are_a_distribution_without_zero():

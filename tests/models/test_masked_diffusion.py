@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from models.decoding.committing import Committing, CommittingAbove
 from models.decoding.noise import draw_seeds
 from models.decoding.refinement import masked_canvas, refine_until_done
 from models.interface import MASK, NUM_SPECIAL, Batch
-from models.masked_diffusion import Committing, Settings, mask_ratios, roll_in
+from models.masked_diffusion import Settings, mask_ratios, roll_in
 from tests.models.families import VOCAB, batch_of, build
 from tests.oracles import unmasking
 from tests.oracles.unmasking import Script, network, random_table
@@ -21,8 +22,9 @@ _ = None  # a mask in canvases written by hand
 
 def refined(script, lengths, steps=0, threshold=None):
     """Run the refiner on the script: final tokens and log-probabilities of each row, and the passes that each took."""
-    refiner = Committing(script, steps, threshold)
-    canvas, iterations = refine_until_done(refiner, masked_canvas(torch.tensor(lengths)), steps or max(lengths))
+    start = masked_canvas(torch.tensor(lengths))
+    refiner = CommittingAbove(script, threshold) if threshold else Committing(script, start.lengths, steps)
+    canvas, iterations = refine_until_done(refiner, start, steps or max(lengths))
     rows = [
         (row[:n], scores[:n])
         for row, scores, n in zip(canvas.tokens.tolist(), canvas.scores.tolist(), lengths, strict=True)

@@ -15,7 +15,8 @@ def test_cached_steps_equal_the_full_forward_pass(norm):
     batch = batch_of(5, seed=1)
     b, t = batch.tgt.shape
     with torch.inference_mode():
-        memory, mask = model.encoder(batch.src, batch.src_len)
+        encoded = model.encoder(batch.src, batch.src_len)
+        memory, mask = encoded.states, encoded.mask
         inputs = torch.cat([torch.full((b, 1), BOS), batch.tgt], dim=1)
         full = model.output(
             model.decoder(
@@ -35,7 +36,8 @@ def test_cached_blocks_at_each_row_s_own_position_equal_the_full_forward_pass(no
     inputs = torch.cat([torch.full((8, 1), BOS), batch.tgt], dim=1)
     junk = torch.full((8, 4), NUM_SPECIAL + 19)
     with torch.inference_mode():
-        memory, mask = model.encoder(batch.src, batch.src_len)
+        encoded = model.encoder(batch.src, batch.src_len)
+        memory, mask = encoded.states, encoded.mask
         states = model.decoder(
             model.embedding(inputs), causal=True, memory=model.decoder.project_memory(memory), memory_mask=mask
         )

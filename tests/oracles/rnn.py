@@ -36,8 +36,8 @@ def linear(module, x):
 
 def encode(model, kind, source):
     """Encoder states, one vector per token, and the parts of the last state, all layers and directions in a row."""
-    d = model.embedding.embedding_dim
-    states = [model.embedding.weight[i].detach().double() * d**0.5 for i in source or [PAD]]
+    d = model.embedding.tokens.embedding_dim
+    states = [model.embedding.tokens.weight[i].detach().double() * d**0.5 for i in source or [PAD]]
     parts = 2 if kind == "lstm" else 1
     last = [[] for _ in range(parts)]
     for layer in range(model.encoder.layers.num_layers):
@@ -58,7 +58,7 @@ def encode(model, kind, source):
 
 def first_state(model, layers, last):
     """The decoder's first state: per layer its (h,) or (h, c)."""
-    d = model.embedding.embedding_dim
+    d = model.embedding.tokens.embedding_dim
     h, *c = [linear(layer, part) for layer, part in zip(model.bridge.maps, last, strict=True)]
     return [tuple(part[i * d : (i + 1) * d] for part in (h.tanh(), *c)) for i in range(layers)]
 
@@ -78,8 +78,8 @@ def attend(kind, attention, query, states):
 
 def logits(model, kind, attention, layers, source, target):
     """Logits [1 + len(target), v] of the next symbol after bos and each target token."""
-    d = model.embedding.embedding_dim
-    embedding = model.embedding.weight.detach().double()
+    d = model.embedding.tokens.embedding_dim
+    embedding = model.embedding.tokens.weight.detach().double()
     decoder = model.decoder
     sources, last = encode(model, kind, source)
     state = first_state(model, layers, last)

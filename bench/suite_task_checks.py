@@ -1,0 +1,132 @@
+"""What must hold between the tasks of a suite and its systems, once both are read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from bench.suite_problems import Problems, unknown
+from bench.suite_tasks import TaskEntry
+from bench.yaml_lines import KeyPath
+
+if TYPE_CHECKING:
+    from bench.suite_systems import Draft
+
+
+def init_data(available: Sequence[str]) -> str:
+    """Return the data of the model whose encoder others start from; `available` is what it is trained on."""
+    return "raw" if "raw" in available else available[0]
+
+
+def check_tasks(items: list[Any], tasks: Sequence[TaskEntry], drafts: Sequence[Draft], problems: Problems) -> None:
+    """Note what does not fit: systems that a task does not have or that cannot read it, and circles.
+
+    items: the suite's `tasks` as written, for the place of problems.
+    """
+    by_name = {draft.name: draft for draft in drafts if draft.name is not None}
+    for task in tasks:
+        path = _path(items, task)
+        if "seeds" in task.train:
+            problems.add((*path, "train", "seeds"), "seeds are the same for all tasks; set them in the suite's train")
+        for name in task.systems or ():
+            if name not in by_name:
+                problems.add((*path, "systems"), unknown("system", name, by_name))
+        for draft in by_name.values():
+            if task.has(draft.name):
+                for message in _misfits(task, draft, by_name):
+                    problems.add(path, message)
+    if not problems:  # else a circle may be the shadow of another mistake
+        _check_circles(tasks, by_name, problems)
+
+
+def _path(items: list[Any], task: TaskEntry) -> KeyPath:
+    for index, item in enumerate(items):
+        written = item if isinstance(item, dict) else {"task": item}
+        if task.name in (written.get("name"), written.get("task")):
+            return ("tasks", index)
+    return ("tasks",)
+
+
+def _misfits(task: TaskEntry, draft: Draft, systems: dict[str, Draft]) -> Iterator[str]:
+    """Yield what keeps a system from being trained on a task."""
+    family = draft.family
+    if family is not None and task.modality not in family.modalities:
+        kinds = " and ".join(family.modalities)
+        yield (
+            f"{task.name!r} is {task.modality}, and {draft.name!r} of family {family.name} reads {kinds}: "
+            f"leave it out with systems: [...]"
+        )
+    init = _init(task, draft)
+    if init is not None and init not in systems:
+        yield f"train.init: {unknown('system', init, systems)}"
+    for other, role in _used(task, draft):
+        if other in systems and not task.has(other):
+            yield f"{draft.name!r} uses {other!r} as {role}, which systems leaves out"
+
+
+def _init(task: TaskEntry, draft: Draft) -> str | None:
+    recipe = draft.recipes.get(task.name, draft.train)
+    return None if recipe is None or recipe.init == draft.name else recipe.init
+
+
+def _used(task: TaskEntry, draft: Draft) -> Iterator[tuple[str, str]]:
+    """Yield the systems that a system needs on a task, and what for."""
+    if draft.data is not None and "distilled" in draft.data and isinstance(draft.section.get("teacher"), str):
+        yield draft.section["teacher"], "teacher"
+    if draft.config is not None:
+        options = [draft.config, *draft.settings]
+        needed = frozenset().union(*(o.needs(task.modality) for o in options))
+        yield from ((c.system, c.role) for c in draft.companions if c.role in needed)
+    init = _init(task, draft)
+    if init is not None:
+        yield init, "init"
+
+
+Node = tuple[str, str]
+"""A system and what it is trained on."""
+
+
+def _check_circles(tasks: Sequence[TaskEntry], systems: dict[str, Draft], problems: Problems) -> None:
+    """Note systems that wait for their own training: through teachers, inits and companions that training needs."""
+    for task in tasks:
+        edges = {
+            (name, data): set(_before(task, draft, data, systems))
+            for name, draft in systems.items()
+            if task.has(name)
+            for data in draft.data or ()
+        }
+        noted = set()
+        for node, first in edges.items():
+            if node[0] not in noted and node in _reached(first, edges):
+                noted.add(node[0])
+                problems.add(
+                    systems[node[0]].path,
+                    f"the training of {node[0]!r} waits for itself, through teachers or companions",
+                )
+        if noted:
+            return  # the other tasks have the same circle
+
+
+def _before(task: TaskEntry, draft: Draft, data: str, systems: dict[str, Draft]) -> Iterator[Node]:
+    """Yield what must be trained before a system is trained on `data`."""
+    if data == "distilled":
+        yield draft.section["teacher"], "raw"
+    assert draft.config is not None
+    needed = draft.config.needs(task.modality)
+    for companion in draft.companions:
+        if companion.role in needed:
+            yield companion.system, companion.data_for(data, systems[companion.system].data or ())
+    init = _init(task, draft)
+    if init is not None:
+        yield init, init_data(systems[init].data or ("raw",))
+
+
+def _reached(first: set[Node], edges: dict[Node, set[Node]]) -> set[Node]:
+    seen: set[Node] = set()
+    todo = list(first)
+    while todo:
+        node = todo.pop()
+        if node not in seen:
+            seen.add(node)
+            todo += edges.get(node, ())
+    return seen
