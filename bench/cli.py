@@ -1,7 +1,8 @@
 """The verbs of `python -m bench`: arguments in, exit codes out; the work is done elsewhere.
 
-Exit codes: 0 good, 2 a cell failed, 3 usage error or bad input, 130 interrupted. Modules that need torch are imported
-by the verbs that need them, so that `table` and `plot` start at once and run where torch is not installed.
+Exit codes: 0 good, 2 a cell or the program itself failed, 3 usage error or bad input, 130 interrupted. Modules that
+need torch are imported by the verbs that need them, so that `table` and `plot` start at once and run where torch is not
+installed.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 from rich.console import Console
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from bench.graph import Graph
 
 GOOD, FAILED, USAGE, INTERRUPTED = 0, 2, 3, 130
+
+T = TypeVar("T")
 
 app = typer.Typer(
     help="Measure autoregressive and non-autoregressive sequence decoders on equal terms.",
@@ -47,9 +51,11 @@ class Stopped(Exception):
 
 SuiteArgument = Annotated[Path, typer.Argument(help="Suite file (YAML).")]
 ResultsArgument = Annotated[list[Path], typer.Argument(help="Results folders of suites.", metavar="FOLDER...")]
-Only = Annotated[str, typer.Option(help="Only these systems: NAME,NAME (their teachers are trained, not measured).")]
+Only = Annotated[
+    str | None, typer.Option(help="Only these systems: NAME,NAME (their teachers are trained, not measured).")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda; auto takes CUDA where there is one.")]
-Dtype = Annotated[str, typer.Option(help="auto, float32 or bfloat16; auto takes bfloat16 on CUDA.")]
+Dtype = Annotated[str, typer.Option(help="auto, float32 or (on CUDA) bfloat16; auto takes bfloat16 on CUDA.")]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="Change the suite: key.path=value. May be repeated.")
 ]
@@ -91,7 +97,7 @@ def list_(
 @app.command()
 def plan(
     suite: SuiteArgument,
-    only: Only = "",
+    only: Only = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     set_: Overrides = None,
@@ -107,7 +113,7 @@ def plan(
 @app.command()
 def run(
     suite: SuiteArgument,
-    only: Only = "",
+    only: Only = None,
     out: Annotated[Path | None, typer.Option(help="Where to write the results.", show_default="results/NAME")] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -129,6 +135,7 @@ def run(
     folder = out or Path("results") / graph.suite.name
     if out is None and (only or set_) and (folder / "records.csv").exists():
         raise UserError(f"{folder} holds results of the whole suite; name another folder for these with --out")
+    _check_results_of(graph.suite.name, folder)
     artifacts = Store(store or default_root())
     for name, place in (("--out", folder), ("--store", artifacts.root)):
         _check_writable(name, place)
@@ -170,7 +177,11 @@ def plot(folders: ResultsArgument) -> None:
     for folder in folders:
         _read_records(folder)
     from bench.figures import write_figures
+    from bench.figures.latency import read_latencies
 
+    for folder in folders:
+        if (folder / "latencies.csv").is_file():
+            _readable(read_latencies, folder / "latencies.csv")
     for folder in folders:
         write_figures(folder)
 
@@ -186,16 +197,17 @@ def schema() -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a verb and return the exit code."""
     try:
+        # `python -m bench` finds families that lie in the current folder; so must `natbench`.
+        here = str(Path.cwd())
+        if sys.path[:1] != [here]:
+            sys.path.insert(0, here)
         app(None if arguments is None else list(arguments), prog_name="bench")
     except SystemExit as end:
-        # Typer's own code for usage errors is 2.
-        return USAGE if end.code == 2 else int(end.code or GOOD)
+        return _exit_code(end.code)
     except UserError as error:
         sys.stderr.write(f"{error}\n")
         return USAGE
-    except OSError as error:
-        if not isinstance(error, PermissionError | NotADirectoryError | IsADirectoryError):
-            raise
+    except (PermissionError, NotADirectoryError, IsADirectoryError) as error:
         sys.stderr.write(f"{error.filename}: {error.strerror}\n")
         return USAGE
     except CellsFailed:
@@ -203,7 +215,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Stopped as stopped:
         sys.stderr.write(f"{stopped}\n")
         return INTERRUPTED
+    except Exception:
+        traceback.print_exc()
+        return FAILED
     return GOOD
+
+
+def _exit_code(given: str | int | None) -> int:
+    """Return the exit code for that of a `SystemExit`, which came from Typer or from a user's module."""
+    if isinstance(given, str):
+        sys.stderr.write(f"{given}\n")
+        return FAILED
+    # Typer's own code for usage errors is 2. Its 1 is a closed pipe or input, and here 1 is for regressions alone.
+    return {2: USAGE, 1: FAILED}.get(given or GOOD, given or GOOD)
 
 
 def _check_writable(option: str, folder: Path) -> None:
@@ -215,11 +239,25 @@ def _check_writable(option: str, folder: Path) -> None:
         raise UserError(f"{option} {folder}: {existing} is not writable")
 
 
+def _check_results_of(suite: str, folder: Path) -> None:
+    """Refuse a results folder that holds those of another suite, or records that are not ours."""
+    file = folder / "records.csv"
+    if not file.is_file():
+        return
+    how = "name another folder with --out, or remove that file"
+    try:
+        others = sorted({record.suite for record in read_records(file)} - {suite})
+    except ValueError as error:
+        raise UserError(f"{error}; it would be replaced: {how}") from error
+    if others:
+        raise UserError(f"{file} holds results of suite {others[0]!r}, not of {suite!r}: {how}")
+
+
 def _console() -> Console:
     return Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
 
 
-def _graph(path: Path, only: str, device: str, dtype: str, overrides: list[str] | None) -> Graph:
+def _graph(path: Path, only: str | None, device: str, dtype: str, overrides: list[str] | None) -> Graph:
     """Load a suite and return its steps."""
     from bench.execution import find_conditions
     from bench.graph import build_graph
@@ -230,12 +268,14 @@ def _graph(path: Path, only: str, device: str, dtype: str, overrides: list[str] 
         if value not in allowed:
             raise UserError(f"{name} {value!r}: allowed are {', '.join(allowed)}")
     suite = load_suite(path, overrides or [])
-    if only:
-        suite = suite.select([name.strip() for name in only.split(",")])
+    if only is not None:
+        suite = suite.select([name.strip() for name in only.split(",") if name.strip()])
     try:
         conditions = find_conditions(device, dtype)
     except ValueError as error:
         raise UserError(f"--device: {error}") from error
+    if conditions.dtype == "bfloat16" and conditions.device == "cpu":
+        raise UserError("--dtype bfloat16 is for CUDA; on the CPU decoding is in float32")
     return build_graph(suite, conditions)
 
 
@@ -243,10 +283,15 @@ def _read_records(folder: Path) -> list[Record]:
     path = folder / "records.csv"
     if not path.is_file():
         raise UserError(f"{folder}: no records.csv here; is it the results folder of a suite?")
-    try:
-        records = read_records(path)
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    records = _readable(read_records, path)
     if not records:
         raise UserError(f"{path}: no records; run the suite again")
     return records
+
+
+def _readable(read: Callable[[Path], T], path: Path) -> T:
+    """Return what `read` makes of the file; that it is damaged is for the user to mend."""
+    try:
+        return read(path)
+    except ValueError as error:
+        raise UserError(str(error)) from error

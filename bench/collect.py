@@ -19,10 +19,10 @@ from typing import Any
 from pydantic import BaseModel
 
 import bench
-from bench.graph import CellSteps, Graph, slug
+from bench.graph import CellSteps, Graph, cell_id, slug
 from bench.jobs import Outcome
 from bench.machine import environment
-from bench.records import Record, write_records
+from bench.records import Record, read_records, write_records
 from bench.steps import Step, write_json
 from bench.store import Store, key_of, write_atomically
 
@@ -166,13 +166,16 @@ def write_results(collector: Collector, folder: Path, command: Sequence[str]) ->
     records = collector.records()
     folder.mkdir(parents=True, exist_ok=True)
     texts = folder / "hypotheses"
-    written = set()
+    stale = former_hypotheses(folder)
     for path, text in collector.hypotheses():
         (texts / path).parent.mkdir(parents=True, exist_ok=True)
         write_atomically(texts / path, text)
-        written.add(texts / path)
-    for stale in set(texts.rglob("*.txt")) - written:
-        stale.unlink()
+        stale.discard(texts / path)
+    for file in stale:
+        file.unlink(missing_ok=True)
+    for parent in {file.parent for file in stale}:
+        if parent.is_dir() and not any(parent.iterdir()):
+            parent.rmdir()
     latencies = collector.latencies()
     if latencies is None:
         (folder / "latencies.csv").unlink(missing_ok=True)
@@ -183,6 +186,17 @@ def write_results(collector: Collector, folder: Path, command: Sequence[str]) ->
     write_tables(folder)
     write_figures(folder)
     return records
+
+
+def former_hypotheses(folder: Path) -> set[Path]:
+    """Return the files of hypotheses that belong to the records in `folder`; others there are not ours to remove."""
+    try:
+        records = read_records(folder / "records.csv")
+    except (OSError, ValueError):
+        return set()
+    return {
+        folder / "hypotheses" / slug(r.task) / f"{cell_id(r.system, r.data, r.seed, r.settings)}.txt" for r in records
+    }
 
 
 def escape(text: str) -> str:

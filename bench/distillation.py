@@ -50,6 +50,7 @@ def run(spec: dict[str, Any], folder: Path, parents: dict[str, Path], progress: 
                 model,
                 [sources[i] for i in shard],
                 settings,
+                data.data_spec,
                 config.batch_sentences,
                 spec["dtype"],
                 max_tokens=config.batch_frames if data.speech else config.batch_tokens,

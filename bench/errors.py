@@ -5,6 +5,9 @@ from collections.abc import Iterable
 from rapidfuzz import process
 from rapidfuzz.distance import DamerauLevenshtein
 
+MAX_REASON = 200
+"""Most characters of a reason that is made from an error."""
+
 
 class UserError(Exception):
     """Bad input: a suite, a file or an argument. The message names the field, the value and what is allowed."""
@@ -12,6 +15,20 @@ class UserError(Exception):
 
 class DataError(UserError):
     """A data file is missing, damaged or not what the task needs."""
+
+
+def reason_of(error: BaseException) -> str:
+    """Return what to report of an unexpected error: its type and the first line that says something, in one line."""
+    from pydantic import ValidationError
+
+    text = str(error)
+    if isinstance(error, ValidationError):  # its first line only counts
+        details = error.errors(include_url=False, include_context=False)
+        found = [": ".join(filter(None, (".".join(map(str, d["loc"])), d["msg"]))) for d in details]
+        text = "; ".join(" ".join(each.split()) for each in found)
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    reason = f"{type(error).__name__}: {next(filter(None, lines), '')}".removesuffix(": ")
+    return reason if len(reason) <= MAX_REASON else f"{reason[: MAX_REASON - 1]}…"
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:

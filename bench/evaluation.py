@@ -40,6 +40,7 @@ def run(spec: dict[str, Any], folder: Path, parents: dict[str, Path], progress: 
         model,
         [p.source for p in pairs],
         settings,
+        data.data_spec,
         config.batch_size,
         spec["dtype"],
         after_batch=lambda done: progress(done=0.8 * done / len(pairs)),

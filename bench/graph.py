@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.preparation import build_task
-from bench.step_keys import HOUR, make_step, training_time
+from bench.step_keys import HOUR, make_step, timing_time, training_time
 from bench.steps import Step, role_key
 from bench.suite import Cell, Filled, Suite, TaskEntry, TrainedModel, model_id
 from models.registry import family_module, load_family
@@ -148,7 +148,7 @@ class Graph:
             label=f"measure speed on {task.name} ({len(cells)} cells)",
             alone=True,
             threads=threads,
-            seconds=points * speed.min_seconds,
+            seconds=timing_time(speed, points),
             time_limit=HOUR + speed.max_seconds + 300.0 * points,
         )
 
@@ -213,8 +213,9 @@ class _Builder:
         if labels is not None:
             parents["labels"] = labels.id
         parents |= {role_key(role): c.step.id for role, c in companions.items()}
-        init = self._companions(model, [model.init] if model.init is not None else []).get("init")
-        if init is not None:
+        init = None
+        if model.init is not None:
+            init = self._companions(model, [model.init])["init"]
             parents["init"] = init.step.id
         seconds, limit = training_time(model.train.budget, self.conditions.device)
         spec = {
@@ -226,7 +227,7 @@ class _Builder:
             "task": model.task.task,
             "task_config": model.task.config,
             "companions": {role: c.description for role, c in companions.items()},
-            "init": None if init is None else init.description,
+            "init": None if init is None or model.init is None else {"system": model.init.system, **init.description},
             **self.where,
         }
         others = [*companions.values(), *([init] if init is not None else [])]
@@ -320,9 +321,13 @@ class _Builder:
                 threads=model.train.threads,
             )
         )
-        parts = [model.system, model.data, f"s{model.seed}", slug(cell.settings_label)]
-        data = self.prepares[model.task.name]
-        return CellSteps("-".join(filter(None, parts)), cell, data, trained, evaluation, companions)
+        name = cell_id(model.system, model.data, model.seed, cell.settings_label)
+        return CellSteps(name, cell, self.prepares[model.task.name], trained, evaluation, companions)
+
+
+def cell_id(system: str, data: str, seed: int | None, settings: str) -> str:
+    """Return what tells the cells of a task apart, fit for file names: `ctc-distilled-s1-beam=5`."""
+    return "-".join(filter(None, (system, data, f"s{seed}", slug(settings))))
 
 
 def slug(text: str) -> str:

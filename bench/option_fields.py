@@ -83,7 +83,9 @@ def _nodes_at(model: type[Options], path: tuple[str | int, ...]) -> tuple[list[J
     for part in path:
         children = []
         for node in nodes:
-            child = node.get("items") if isinstance(part, int) else node.get("properties", {}).get(part)
+            child = node.get("items")
+            if isinstance(part, str):  # a field, or the key of a mapping that takes any
+                child = node.get("properties", {}).get(part, node.get("additionalProperties"))
             children += _alternatives(child, root) if isinstance(child, dict) else []
         nodes = children
     return nodes, root

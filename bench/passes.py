@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from bench.decoding import check_emitted
 from bench.workload import SourceBatch, System
 from models.interface import Model
 
@@ -56,13 +57,18 @@ def counted_passes(model: Model) -> Iterator[dict[str, int]]:
 
 
 def observe(system: System, batches: Sequence[SourceBatch]) -> Observation:
-    """Decode batches of one sentence each and count what each took."""
+    """Decode batches of one sentence each and count what each took.
+
+    Raises:
+        StepFailure: an output holds what no target can; see `bench.decoding.check_emitted`.
+    """
     seen: dict[str, list[int]] = {}
     iterations, tokens = [], []
     with counted_passes(system.model) as counts:
         for batch in batches:
             before = dict(counts)
             output = system.decode(batch)
+            check_emitted(output.sentences(), system.data)
             for role, total in counts.items():
                 seen.setdefault(role, []).append(total - before[role])
             iterations += output.iterations.tolist()

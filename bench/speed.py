@@ -21,6 +21,7 @@ import torch
 from bench import machine
 from bench.checkpoint import inference, load_companions, load_model
 from bench.configs import SpeedConfig
+from bench.errors import reason_of
 from bench.journal import Failure, Journal
 from bench.passes import Observation, observe
 from bench.preparation import PreparedData
@@ -107,7 +108,7 @@ class Session:
                 model = self._model(i, cell, models)
                 settings = load_family(cell["family"]).settings(**cell["settings"])
                 scored = [self.hypotheses[i][sentence.id] for sentence in self.sample]
-                system = System(model, settings, scored, self.device)
+                system = System(model, settings, scored, self.data.data_spec, self.device)
                 with inference(self.device, self.dtype):
                     self.observations[cell["id"]] = observe(system, self.batches[1])
                 self.systems[cell["id"]] = system
@@ -258,5 +259,4 @@ def failure_of(error: Exception) -> Failure:
         return Failure("failed", str(error))
     # The CPU allocator of torch raises a plain RuntimeError.
     out_of_memory = isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
-    first_line = (str(error).splitlines() or [""])[0]
-    return Failure("oom" if out_of_memory else "failed", f"{type(error).__name__}: {first_line}".removesuffix(": "))
+    return Failure("oom" if out_of_memory else "failed", reason_of(error))

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from importlib.metadata import version
 from typing import Any
 
-from bench.configs import Budget
+from bench.configs import Budget, SpeedConfig
 from bench.steps import MODULES, Step
 from bench.store import code_fingerprint, key_of
 
@@ -32,6 +32,8 @@ TOKENS_PER_SECOND = {"cpu": 10_000, "cuda": 200_000}
 """Training speed of a small model, for estimates only."""
 SLOWEST_TOKENS_PER_SECOND = 200
 """A training slower than this is taken for hung."""
+TIMED_SENTENCE_SECONDS = 0.003
+"""What a small model takes for a sentence of a timed round, over all batch sizes; for estimates only."""
 
 
 def training_time(budget: Budget, device: str) -> tuple[float, float]:
@@ -44,6 +46,11 @@ def training_time(budget: Budget, device: str) -> tuple[float, float]:
         budget.target_tokens / TOKENS_PER_SECOND[device],
         budget.target_tokens / SLOWEST_TOKENS_PER_SECOND + HOUR / 2,
     )
+
+
+def timing_time(speed: SpeedConfig, points: int) -> float:
+    """Return an estimate of the seconds that it takes to time as many cells and batch sizes as `points`."""
+    return points * max(speed.min_seconds, speed.min_runs * speed.sentences * TIMED_SENTENCE_SECONDS)
 
 
 def make_step(

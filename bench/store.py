@@ -14,6 +14,7 @@ import importlib.util
 import json
 import os
 import shutil
+import sysconfig
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -21,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 LOCAL_PACKAGES = ("models", "bench")
+INSTALLED = frozenset({"site-packages", "dist-packages"})
+"""Folders of packages that were installed; their versions are known by name."""
 
 
 def default_root() -> Path:
@@ -121,8 +124,12 @@ def key_of(description: Any) -> str:
 def code_fingerprint(modules: Iterable[str]) -> str:
     """Hash the code that `modules` consist of: their syntax trees and those of every local module they import.
 
-    Local are this project's packages and those that `modules` name (an external family's). Comments, docstrings and
-    layout do not count, so that mending them recomputes nothing.
+    Local are this project's packages, those that `modules` name (an external family's), and all else that is neither
+    of the standard library nor installed: a helper that lies beside a family. Comments, docstrings and layout do not
+    count, so that mending them recomputes nothing. Nothing is imported for it.
+
+    Raises:
+        ModuleNotFoundError: one of `modules` is not there.
     """
     seen: dict[str, str] = {}
     todo = list(modules)
@@ -139,30 +146,71 @@ def code_fingerprint(modules: Iterable[str]) -> str:
 
 @cache
 def _module_code(name: str, packages: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
-    spec = importlib.util.find_spec(name)
-    if spec is None or spec.origin is None:
+    """Return a hash of the module's code, and the local modules that it imports, those in `packages` among them."""
+    file, _ = _find(name)
+    if file is None:
         raise ModuleNotFoundError(f"no module {name!r}")
-    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
-    imports = []
+    content = file.read_bytes()
+    try:
+        tree = ast.parse(content)
+    except (SyntaxError, ValueError):  # a family may keep what it never imports
+        return hashlib.sha256(content).hexdigest(), ()
+    package = name if file.name == "__init__.py" else name.rpartition(".")[0]
+    imports = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            imports += [alias.name for alias in node.names]
+            imports |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            base = "." * node.level + (node.module or "")
-            module = importlib.util.resolve_name(base, spec.parent)
-            imports.append(module)
-            imports += [f"{module}.{alias.name}" for alias in node.names]
-    return hashlib.sha256(_dump(tree).encode()).hexdigest(), tuple(
-        sorted({i for i in imports if i.split(".")[0] in packages and _is_module(i)})
-    )
+            parts = package.split(".")
+            above = parts[: max(0, len(parts) - node.level + 1)] if node.level else []
+            module = ".".join(filter(None, [*above, node.module]))
+            imports |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
+    # A package's own code runs before that of its modules; this project's packages have none but a version.
+    for module in [name, *imports]:
+        parts = module.split(".")
+        if parts[0] not in LOCAL_PACKAGES:
+            imports |= {".".join(parts[:i]) for i in range(1, len(parts))}
+    local = sorted(module for module in imports - {name} if _is_local(module, packages))
+    return hashlib.sha256(_dump(tree).encode()).hexdigest(), tuple(local)
 
 
-def _is_module(name: str) -> bool:
-    try:
-        spec = importlib.util.find_spec(name)
-    except ModuleNotFoundError:
+def _is_local(name: str, packages: tuple[str, ...]) -> bool:
+    file, _ = _find(name)
+    if file is None:
         return False
-    return spec is not None and spec.origin is not None  # a folder without __init__.py has no code of its own
+    if name.split(".", 1)[0] in packages:
+        return True
+    installed = not INSTALLED.isdisjoint(file.parts)
+    return not installed and not any(file.resolve().is_relative_to(folder) for folder in _standard_library())
+
+
+@cache
+def _standard_library() -> tuple[Path, ...]:
+    return tuple({Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib")})
+
+
+@cache
+def _find(name: str) -> tuple[Path | None, tuple[Path, ...]]:
+    """Return the source file of a module, None if it has none, and of a package the folders that hold its modules.
+
+    `importlib.util.find_spec` would import the packages around the module, and all that they import.
+    """
+    above, _, last = name.rpartition(".")
+    if not above:
+        try:
+            spec = importlib.util.find_spec(name)
+        except (ImportError, ValueError):  # no name of a module, or what stands under it did not come from a file
+            spec = None
+        if spec is None:
+            return None, ()
+        file = Path(spec.origin) if spec.has_location and spec.origin else None
+        folders = tuple(map(Path, spec.submodule_search_locations or ()))
+        return (file if file is not None and file.suffix == ".py" else None), folders
+    for folder in (around := _find(above)[1]):
+        for file in (folder / last / "__init__.py", folder / f"{last}.py"):
+            if file.is_file():
+                return file, (file.parent,) if file.name == "__init__.py" else ()
+    return None, tuple(folder / last for folder in around if (folder / last).is_dir())  # has no code of its own
 
 
 def _dump(tree: ast.Module) -> str:

@@ -99,6 +99,10 @@ def _misfits(role: Role, companion: Companion, other: Draft, draft: Draft) -> li
         )
     if companion.data is not None and other.data is not None and companion.data not in other.data:
         found.append(f"{companion.system!r} is not trained on {companion.data} data")
+    if draft.config is not None and other.config is not None:
+        reason = draft.config.refuses(role.name, other.config)
+        if reason is not None:
+            found.append(f"{companion.system!r} does not fit as {role.name}: {reason}")
     if other.train is not None and draft.train is not None:
         missing = [str(seed) for seed in draft.train.seeds if seed not in other.train.seeds]
         if missing:

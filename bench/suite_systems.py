@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench.configs import TrainConfig
+from bench.errors import reason_of
 from bench.suite_companions import TEACHER, Companion, read_companions
+from bench.suite_families import contract_problems, label_problems
 from bench.suite_file import ReferenceSection, SystemSection
 from bench.suite_problems import Problems, unknown
 from bench.suite_tasks import TaskEntry
@@ -133,6 +135,9 @@ class SystemReader:
             self._check_teacher(draft)
             modalities = {task.modality for task in tasks if task.has(draft.name)} or {"text"}
             draft.companions = read_companions(draft, self.by_name, modalities, problems)
+            if draft.family is not None and draft.config is not None:
+                for message in label_problems(draft.family, draft.config, modalities):
+                    problems.add((*draft.path, "family"), message)
 
     def entries(self) -> list[SystemEntry]:
         """Return the systems; only when there are no problems."""
@@ -175,11 +180,15 @@ class SystemReader:
             self.problems.add(path, unknown("family", name, known))
             return None
         try:
-            return registry.load_family(name)
-        except Exception as error:  # importing a user's module may raise anything
-            reason = error.args[0] if isinstance(error, LookupError) else f"family {name!r} cannot be imported: {error}"
-            self.problems.add(path, str(reason))
+            family = registry.load_family(name)
+        except (Exception, SystemExit) as error:  # importing a user's module may raise anything
+            reason = f"family {name!r} cannot be imported: {reason_of(error)}"
+            self.problems.add(path, str(error) if type(error) is LookupError else reason)
             return None
+        found = contract_problems(family)
+        for message in found:
+            self.problems.add(path, message)
+        return None if found else family
 
     def _read_options(self, draft: Draft, family: Family) -> None:
         if "config" in draft.section:

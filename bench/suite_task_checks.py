@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from bench.suite_problems import Problems, unknown
 from bench.suite_tasks import TaskEntry
 from bench.yaml_lines import KeyPath
+from models.interface import Options
+from models.layers import BackboneConfig
 
 if TYPE_CHECKING:
     from bench.suite_systems import Draft
@@ -59,9 +61,20 @@ def _misfits(task: TaskEntry, draft: Draft, systems: dict[str, Draft]) -> Iterat
     init = _init(task, draft)
     if init is not None and init not in systems:
         yield f"train.init: {unknown('system', init, systems)}"
+    elif init is not None and draft.config is not None and systems[init].config is not None:
+        reason = draft.config.differing(systems[init].config, _encoder_fields(draft.config))
+        if reason is not None:
+            yield f"{draft.name!r} cannot start from the encoder of {init!r}: {reason}"
     for other, role in _used(task, draft):
         if other in systems and not task.has(other):
             yield f"{draft.name!r} uses {other!r} as {role}, which systems leaves out"
+
+
+def _encoder_fields(config: Options) -> tuple[str, ...]:
+    """Return the fields in which a system must agree with the one whose encoder it starts from."""
+    if getattr(config, "encoder", "transformer") == "recurrent":
+        return ("model_dim", "subsampling")  # only the front end fits
+    return BackboneConfig.ENCODER
 
 
 def _init(task: TaskEntry, draft: Draft) -> str | None:

@@ -83,19 +83,21 @@ def run(spec: dict[str, Any], folder: Path, parents: dict[str, Path], progress: 
     settings = family.settings()
 
     def evaluate(model: Model) -> float:
-        outputs = decode_corpus(model, [p.source for p in dev_pairs], settings, batch_size=64, precision=spec["dtype"])
+        outputs = decode_corpus(model, [p.source for p in dev_pairs], settings, data.data_spec, 64, spec["dtype"])
         texts = [data.tokenizer.decode(o.tokens) for o in outputs]
         return selection_value(task.selection_metric, texts, dev)
 
     torch.manual_seed(spec["seed"])
     model = family.model(family.config(**spec["config"]), data.data_spec).to(spec["device"])
-    if spec["init"] is not None:
-        start_encoder(model, load_model(**spec["init"], data_spec=data.data_spec, model_folder=parents["init"]))
+    init, taken = spec["init"], []
+    if init is not None:
+        taken = start_encoder(model, load_model(init["family"], init["config"], data.data_spec, parents["init"]))
     model.companions = load_companions(spec["companions"], data.data_spec, parents, spec["device"])
     model.begin_training()
     trainer = Trainer(model, pairs, config, spec["seed"], spec["dtype"], folder, evaluate, progress)
     trainer.train()
-    finish(trainer, data.data_spec, task.selection_metric, left_out)
+    started = None if init is None else {"system": init["system"], "tensors": taken}
+    finish(trainer, data.data_spec, task.selection_metric, left_out, started)
 
 
 def training_pairs(data: PreparedData, targets: Path | None, labels: Path | None = None) -> list[EncodedPair]:
@@ -212,13 +214,14 @@ class Trainer:
             batch = replace(batch, src=spec_augment(batch.src, batch.src_len, self.config.spec_augment, self.rng))
         with self.autocast:
             losses = self.model.loss(batch, self.rng)
+        num_tokens = int(batch.tgt_len.sum())  # what a budget counts is the same for every family, whatever it masks
         losses.total.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)
         value = float(losses.total.detach())
         if not (math.isfinite(value) and math.isfinite(float(norm))):
             raise StepFailure(f"training diverged at step {self.state.step}: loss {value}, gradient norm {float(norm)}")
         self.optimizer.step()
-        return losses.num_tokens, value, losses.counts
+        return num_tokens, value, losses.counts
 
     def _evaluate(self) -> None:
         """Decode the development set, record a point of the learning curve, keep a snapshot of the weights."""
@@ -288,10 +291,13 @@ class Trainer:
         ]
 
 
-def finish(trainer: Trainer, data: DataSpec, metric: str, left_out: int = 0) -> None:
+def finish(
+    trainer: Trainer, data: DataSpec, metric: str, left_out: int = 0, started: dict[str, Any] | None = None
+) -> None:
     """Choose between the best snapshot and the average, write the artifact and drop what only resuming needed.
 
-    left_out: training pairs that were not trained on, for their target holds an unknown word.
+    left_out: training pairs that were not trained on, for their target holds an unknown word; started: the system from
+    whose encoder training started, and the names of the tensors that were taken.
     """
     snapshots = trainer.snapshots()
     best_score, chosen = max(reversed(snapshots), key=lambda s: s[0])  # among equals the latest
@@ -311,7 +317,12 @@ def finish(trainer: Trainer, data: DataSpec, metric: str, left_out: int = 0) -> 
     parameters = sum(p.numel() for p in trainer.model.parameters())
     records = [
         {"metric": "parameters", "value": parameters, "unit": ""},
-        {"metric": "train_tokens", "value": state.tokens, "unit": "tokens"},
+        {
+            "metric": "train_tokens",
+            "value": state.tokens,
+            "unit": "tokens",
+            "signature": "" if started is None else f"init:{started['system']}",
+        },
         {"metric": "train_minutes", "value": state.seconds / 60, "unit": "min"},
         {"metric": "train_tokens_per_second", "value": state.tokens / max(state.seconds, 1e-9), "unit": "tokens/s"},
     ]
@@ -326,6 +337,7 @@ def finish(trainer: Trainer, data: DataSpec, metric: str, left_out: int = 0) -> 
         {
             "curve": state.curve,
             "counts": state.counts,
+            "init": started,
             "selection": {"metric": metric, "weights": choice, "score": score},
             "data": asdict(data),
             "records": records,

@@ -19,7 +19,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from bench.errors import UserError
+from bench.errors import UserError, reason_of
 from bench.steps import CURRENT, EXCLUDED, JsonProgress, StepFailure, write_json
 from bench.store import Store
 
@@ -59,8 +59,7 @@ def explain(error: BaseException) -> dict[str, Any]:
         status = "oom"
     else:
         status = "failed"
-    lines = text.strip().splitlines() or [""]
-    reason = text if known else f"{type(error).__name__}: {lines[-1]}".removesuffix(": ")
+    reason = text if known else reason_of(error)
     return {"event": "failed", "status": status, "reason": reason, "user_error": isinstance(error, UserError)}
 
 

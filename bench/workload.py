@@ -16,13 +16,16 @@ from typing import Any
 from torch import Tensor
 
 from bench.batching import pad_sources
+from bench.decoding import check_emitted, sentences_of
 from bench.preparation import PreparedData, Source
 from bench.steps import StepFailure
 from bench.tasks.base import Example
-from models.interface import NUM_SPECIAL, UNK, Model
+from models.interface import DataSpec, Model
 
 SAMPLE_SEED = 1
 SCORE_TOLERANCE = 1e-4
+TIED_SHARE = 0.02
+"""Share of the sample that may differ from what was scored at an equal score; one sentence may in any case."""
 
 
 class OutputMismatch(StepFailure):
@@ -73,11 +76,11 @@ class Output:
 
     def sentences(self) -> list[list[int]]:
         """Return the emitted ids of each sentence."""
-        return [row[:n] for row, n in zip(self.tokens.tolist(), self.lengths.tolist(), strict=True)]
+        return sentences_of(self.tokens, self.lengths)
 
     def emitted(self) -> int:
-        """Return the number of target tokens: special ids but the unknown word do not count."""
-        return sum(i >= NUM_SPECIAL or i == UNK for sentence in self.sentences() for i in sentence)
+        """Return the number of target tokens; see `bench.decoding.check_emitted` for what they are."""
+        return int(self.lengths.sum())
 
 
 def read_hypotheses(folder: Path) -> dict[str, Scored]:
@@ -113,10 +116,11 @@ def make_batches(sample: Sequence[Sentence], batch_size: int) -> list[SourceBatc
 class System:
     """A trained model with the settings it decodes with, and its scored outputs for the sample."""
 
-    def __init__(self, model: Model, settings: Any, scored: Sequence[Scored], device: str) -> None:
+    def __init__(self, model: Model, settings: Any, scored: Sequence[Scored], data: DataSpec, device: str) -> None:
         self.model = model
         self.settings = settings
         self.scored = list(scored)
+        self.data = data
         self.device = device
 
     def decode(self, batch: SourceBatch) -> Output:
@@ -133,12 +137,15 @@ class System:
         """Compare the outputs for the whole sample with the scored ones; return how many differ at an equal score.
 
         Another batch size sums in another order, and a decoder may then choose otherwise between two outputs that it
-        scores the same. Such a tie is tolerated and reported.
+        scores the same. A few such ties are tolerated and reported; but scores that are the same for all outputs say
+        nothing of any two.
 
         Raises:
-            OutputMismatch: outputs differ that are no such ties.
+            OutputMismatch: outputs differ that are no such ties, or too many that are.
+            StepFailure: an output holds what no target can; see `bench.decoding.check_emitted`.
         """
         tokens = [sentence for output in outputs for sentence in output.sentences()]
+        check_emitted(tokens, self.data)
         assert len(tokens) == len(self.scored), "a decoder must give one output per source"
         if tokens == [scored.tokens for scored in self.scored]:
             return 0
@@ -153,4 +160,15 @@ class System:
                     different += 1
         if different:
             raise OutputMismatch(f"{different} of {len(tokens)} outputs differ from the scored hypotheses")
+        values = [scored.score for scored in self.scored]
+        if max(values) - min(values) <= SCORE_TOLERANCE:
+            raise OutputMismatch(
+                f"{tied} of {len(tokens)} outputs differ from the scored hypotheses, and all have the same score"
+            )
+        allowed = max(1, int(TIED_SHARE * len(tokens)))
+        if tied > allowed:
+            raise OutputMismatch(
+                f"{tied} of {len(tokens)} outputs differ from the scored hypotheses at an equal score; "
+                f"tolerated are {allowed}"
+            )
         return tied

@@ -45,9 +45,10 @@ from models.interface import (
     Options,
     Role,
 )
-from models.layers import BackboneConfig, Embedding, attention_heads, padding_mask
+from models.layers import BackboneConfig, Embedding, padding_mask
 from models.output import CHUNK_LOGITS, OutputLayer
 from models.positional import PositionalStack
+from models.weights import attention_heads
 
 DECODING_LOGITS = 2**26
 """Logits that decoding holds at once: 256 MiB in float32, far more than a batch has unless there are candidates."""
@@ -73,6 +74,12 @@ class Config(BackboneConfig):
         """A teacher, to start from or to be fine-tuned by; for speech a CTC model, whose alignments are the labels."""
         teacher = {"teacher"} if self.fine_tune or self.encoder_from_teacher else set()
         return frozenset(teacher | ({"ctc"} if modality == "speech" else set()))
+
+    def refuses(self, role: str, other: Options) -> str | None:
+        """A CTC model that counts other positions, or a teacher with another encoder if training starts from that."""
+        if role == "ctc":
+            return self.differing(other, ["subsampling"])
+        return self.differing(other, self.ENCODER) if self.encoder_from_teacher else None
 
 
 class Settings(Options):

@@ -42,10 +42,10 @@ from models.interface import (
     Options,
     Role,
 )
-from models.layers import BackboneConfig, Embedding, Stack, attention_heads, padding_mask
+from models.layers import BackboneConfig, Embedding, Stack, padding_mask
 from models.output import OutputLayer
 from models.upsampling import Upsampler, frames_per_position
-from models.weights import weights_of
+from models.weights import attention_heads, weights_of
 
 
 class Config(BackboneConfig):
@@ -61,6 +61,11 @@ class Config(BackboneConfig):
     def needs(self, modality: str = "text") -> frozenset[str]:
         """The CTC model that training starts from and whose alignments it is shown."""
         return frozenset({"ctc"})
+
+    def refuses(self, role: str, other: Options) -> str | None:
+        """A CTC model of another shape: training starts from its weights."""
+        shape = [name for name in type(self).model_fields if name not in ("block_size", "dropout")]
+        return self.differing(other, shape)
 
 
 class Settings(Options):

@@ -12,7 +12,7 @@ Letters in shape comments and annotations, here and in every other file:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -46,6 +46,16 @@ class Options(BaseModel):
         """Return the fields, in their order, that are not at their defaults."""
         fields = type(self).model_fields
         return [n for n in fields if getattr(self, n) != fields[n].get_default(call_default_factory=True)]
+
+    def refuses(self, role: str, other: Options) -> str | None:
+        """Return why a system configured as `other` cannot fill `role` for one with this Config; None if it can."""
+        return None
+
+    def differing(self, other: Options, fields: Iterable[str]) -> str | None:
+        """Return which of `fields` that both have differ, as `model_dim is 64 there and 32 here`; None if none does."""
+        values = [(n, getattr(other, n, None), getattr(self, n, None)) for n in fields if hasattr(other, n)]
+        found = [f"{name} is {theirs} there and {own} here" for name, theirs, own in values if theirs != own]
+        return ", ".join(found) or None
 
     def misfit(self, config: Options) -> str | None:
         """Return why a model of `config` cannot decode with these Settings; None if it can."""
@@ -101,7 +111,7 @@ class Losses:
     total: Tensor
     """Scalar with gradient: the objective per target token."""
     num_tokens: int
-    """Target tokens that the batch trains on (no eos, no padding): the unit of the training budget."""
+    """Target tokens of the batch (no eos, no padding), masked or not. Budgets count the batch's own."""
     parts: dict[str, Tensor] = field(default_factory=dict)
     """Detached scalars to log, by name."""
     counts: dict[str, int] = field(default_factory=dict)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +36,9 @@ class BackboneConfig(Options):
     """Where layer norm stands: before each sublayer, or after its residual."""
     subsampling: Literal[1, 2, 4, 8] = 4
     """Feature frames per encoder position; speech only."""
+
+    ENCODER: ClassVar = ("encoder_layers", "model_dim", "num_heads", "ffn_dim", "norm", "subsampling")
+    """Fields in which models with the same encoder agree."""
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> Self:
@@ -84,23 +87,18 @@ class Embedding(nn.Module):
         Raises:
             ValueError: a position beyond the model's length limit.
         """
-        end = start + ids.shape[1]
-        if end > self.positions.shape[0]:
-            raise ValueError(f"a sequence of {end} positions exceeds the model's limit of {self.positions.shape[0]}")
-        embedded: Tensor = self.dropout(self.tokens(ids) * self.scale + self.positions[start:end])
-        return embedded
+        return self.place(self.tokens(ids) * self.scale, start)
 
-    def place(self, content: Tensor) -> Tensor:
-        """Return what stands at positions 0, 1, ..., embedded already [n, t, d], with position codes, after dropout.
+    def place(self, content: Tensor, start: int = 0) -> Tensor:
+        """Return what is embedded already, [n, t, d], with the codes of positions start, start+1, ..., after dropout.
 
         Raises:
             ValueError: a position beyond the model's length limit.
         """
-        if content.shape[1] > self.positions.shape[0]:
-            raise ValueError(
-                f"a sequence of {content.shape[1]} positions exceeds the model's limit of {self.positions.shape[0]}"
-            )
-        placed: Tensor = self.dropout(content + self.positions[: content.shape[1]])
+        end = start + content.shape[1]
+        if end > self.positions.shape[0]:
+            raise ValueError(f"a sequence of {end} positions exceeds the model's limit of {self.positions.shape[0]}")
+        placed: Tensor = self.dropout(content + self.positions[start:end])
         return placed
 
     def at(self, ids: Tensor, positions: Tensor) -> Tensor:
@@ -347,8 +345,3 @@ class Stack(nn.Module):
     def empty_caches(self, batch: int, size: int, like: Tensor) -> list[KeyValues]:
         """Return one empty cache per layer."""
         return [layer.self_attention.empty_cache(batch, size, like) for layer in self.layers]  # type: ignore[union-attr, operator]
-
-
-def attention_heads(module: nn.Module) -> list[int]:
-    """Return the heads of every attention in `module`, in order: weights of equal shape may differ in them."""
-    return [part.heads for part in module.modules() if isinstance(part, Attention)]

@@ -5,8 +5,8 @@ Decoding starts from a canvas of predicted length that is all masked, and makes 
 tokens of least confidence are masked again, fewer every time; tokens that stay keep the probability they were chosen
 with. Lengths count neither bos nor eos, which the canvas does not hold.
 
-With `ctc_weight` the encoder has a CTC output beside (Higuchi et al. 2020, Mask-CTC), and `start: ctc` decodes from what
-that gives: tokens of less confidence than a threshold are masked and filled, an equal share in each pass, the surest
+With `ctc_weight` the encoder has a CTC output beside (Mask-CTC, Higuchi et al. 2020), and `start: ctc` goes on from
+what that gives: tokens of less confidence than a threshold are masked and filled, an equal share in each pass, surest
 first; those that stay are not touched again, and the number of tokens is that of CTC.
 
 Deviations from the paper: pre-norm by default, no dropout on attention weights.
@@ -26,6 +26,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from models.decoding.committing import Committing
+from models.decoding.ctc_canvas import ctc_canvas
 from models.decoding.noise import draw_seeds, uniform_noise
 from models.decoding.refinement import Canvas, MaskedDecoder, MaskFiller, lowest, masked_canvas, refine_until_done
 from models.interface import MASK, PAD, Batch, DataSpec, Decoded, Family, Losses, Options
@@ -130,7 +131,7 @@ class MaskPredict(CanvasModel):
         """Decode as Mask-CTC does; a source whose tokens are all sure takes no pass."""
         assert self.ctc is not None, "suites refuse settings that do not fit the config"
         source = self.encoder(src, src_len)
-        canvas = self.ctc.greedy(source)
+        canvas = ctc_canvas(self.ctc, source)
         doubtful = (canvas.scores < math.log(settings.confidence)) & (canvas.tokens != PAD)
         masks = doubtful.sum(1)
         canvas = replace(canvas, tokens=canvas.tokens.masked_fill(doubtful, MASK))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from models.interface import Model
-from models.layers import attention_heads
+from models.layers import Attention
 
 
 def weights_of(model: Model) -> dict[str, Tensor]:
@@ -63,3 +63,8 @@ def start_encoder(model: Model, other: Model) -> list[str]:
     for name in fitting:
         own[name].copy_(theirs[name])
     return fitting
+
+
+def attention_heads(module: nn.Module) -> list[int]:
+    """Return the heads of every attention in `module`, in order: weights of equal shape may differ in them."""
+    return [part.heads for part in module.modules() if isinstance(part, Attention)]

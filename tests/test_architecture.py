@@ -17,7 +17,7 @@ PACKAGES = ("bench", "models")
 MAX_LINES = 350
 TORCH_FREE = ("bench.records", "bench.stats", "bench.tables", "bench.figures", "bench.cli")
 
-DISTRIBUTIONS = {"yaml": "pyyaml"}
+DISTRIBUTIONS = {"kaldi_native_fbank": "kaldi-native-fbank", "yaml": "pyyaml"}
 """Packages to install, by the module that they provide, where the names differ."""
 
 # Each layer may import itself and those before it. What `models` holds beside the names below is a building block.

@@ -1,25 +1,39 @@
-"""Figures from the records of a run: quality against speed-up, throughput against batch size, latency. No torch."""
+"""Figures from the records of a run: what each system gives in quality and costs in time. No torch."""
 
 from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from bench.figures.latency import draw_latency, read_latencies
+from matplotlib.figure import Figure
+
+from bench.figures.errors import draw_errors
+from bench.figures.latency import Samples, draw_latency, read_latencies
 from bench.figures.multimodality import draw_multimodality
 from bench.figures.pareto import draw_pareto
+from bench.figures.real_time import draw_real_time
 from bench.figures.refinement import draw_refinement
 from bench.figures.style import save, styled
+from bench.figures.subsets import draw_subsets
 from bench.figures.throughput import draw_throughput
 from bench.records import read_records
-from bench.results import by_task
+from bench.results import TaskResults, by_task
+
+KINDS = (
+    *("quality-speedup", "throughput", "latency", "quality-passes", "multimodality"),
+    *("quality-rtf", "subsets", "errors"),
+)
+"""What file names end with, after the task."""
 
 
 def write_figures(results_dir: Path) -> list[Path]:
     """Draw the figures of each task into `figures/` as PNG and SVG, from `records.csv` and, if there, `latencies.csv`.
 
-    The same records give the same bytes.
+    The same records give the same bytes. A figure that has nothing to do with a task is not drawn, and those that a
+    former run left go away.
 
     Raises:
         ValueError: one of the two files is damaged.
@@ -31,14 +45,31 @@ def write_figures(results_dir: Path) -> list[Path]:
     folder.mkdir(exist_ok=True)
     written = []
     for task in by_task(records):
-        stem = folder / file_name(task.name)
-        with styled():
-            written += save(draw_pareto(task), stem.with_name(f"{stem.name}-quality-speedup"))
-            written += save(draw_throughput(task), stem.with_name(f"{stem.name}-throughput"))
-            written += save(draw_latency(task, samples), stem.with_name(f"{stem.name}-latency"))
-            written += save(draw_refinement(task), stem.with_name(f"{stem.name}-quality-passes"))
-            written += save(draw_multimodality(task), stem.with_name(f"{stem.name}-multimodality"))
+        for kind in KINDS:
+            with styled():
+                figure = draw(kind, task, samples)
+                if figure is not None:
+                    written += save(figure, folder / f"{file_name(task.name)}-{kind}")
+    drawn = re.compile(rf".*-({'|'.join(KINDS)})\.(png|svg)")
+    for path in sorted(folder.iterdir()):
+        if drawn.fullmatch(path.name) and path not in written:
+            path.unlink()
     return written
+
+
+def draw(kind: str, task: TaskResults, samples: Samples | None = None) -> Figure | None:
+    """Draw one of `KINDS`; None if it has nothing to do with the task. `samples` are the raw latencies, if there."""
+    drawers: dict[str, Callable[[TaskResults], Figure | None]] = {
+        "quality-speedup": draw_pareto,
+        "throughput": draw_throughput,
+        "latency": partial(draw_latency, samples=samples),
+        "quality-passes": draw_refinement,
+        "multimodality": draw_multimodality,
+        "quality-rtf": draw_real_time,
+        "subsets": draw_subsets,
+        "errors": draw_errors,
+    }
+    return drawers[kind](task)
 
 
 def file_name(task: str) -> str:

@@ -218,9 +218,7 @@ def label_points(
     return True
 
 
-def label_ends(
-    ax: Axes, ends: Sequence[tuple[float, float]], texts: Sequence[str], colours: Sequence[str]
-) -> None:
+def label_ends(ax: Axes, ends: Sequence[tuple[float, float]], texts: Sequence[str], colours: Sequence[str]) -> None:
     """Write `texts` to the right of the panel, each tied to the last point of its line, `ends` (data coordinates)."""
     last = max(x for x, _ in ends)
     pixels = [ax.transData.transform(end) for end in ends]

@@ -138,7 +138,7 @@ def _draw_percentiles(ax: Axes, row: int, cell: Cell) -> list[float]:
 
 def _notes(task: TaskResults, cells: list[Cell], raw: Mapping[int, Sample | None]) -> list[str]:
     counts = sorted({sample.num_sentences for sample in raw.values() if sample is not None})
-    notes = []
+    notes = ["From features to ids: feature extraction and detokenisation are not in it."] * task.is_speech
     if counts:
         tails = "5 to 95 %; dots: fastest and slowest" if counts[-1] >= MIN_FOR_P95 else "fastest to slowest"
         if counts[0] < MIN_FOR_P95 <= counts[-1]:

@@ -17,8 +17,9 @@ def draw_real_time(task: TaskResults) -> Figure | None:
     size = task.real_time_batch_sizes[0] if task.real_time_batch_sizes else 1
     if task.headline is not None:
         panel = Panel(size, _dots(task, size), f"No cell has quality and a real-time factor at batch size {size}.")
-        x_label = "Real-time factor of decoding (time over duration of the audio, log scale)"
-        if figure := Scatter(title, x_label, [panel], less_is_faster=True).draw(task):
+        about = "Real-time factor: time over the duration of the audio; here of decoding, from features to ids."
+        x_label = "Real-time factor of decoding (log scale)"
+        if figure := Scatter(title, x_label, [panel], less_is_faster=True, about=about).draw(task):
             return figure
     missing = "cell that has both quality and real-time factor" if task.headline is not None else "quality"
     return empty_figure(title, f"No {missing} in the records.", task)

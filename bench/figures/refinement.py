@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bench.figures.labels import LABEL_SIZE
+from bench.figures.labels import GAP, LABEL_SIZE
 from bench.figures.style import (
     Page,
     empty_figure,
@@ -20,13 +20,11 @@ from bench.figures.style import (
     text_size,
     wrap,
 )
-from bench.parallelism import Sweep, frontier, sweeps
+from bench.parallelism import Sweep, frontier, rising_title, sweeps
 from bench.protocol import conditions
 from bench.results import TaskResults, quality_metric
 
 LABEL_WIDTH = 44
-GAP = 22.0
-"""Points between the panel and the labels."""
 
 
 def draw_refinement(task: TaskResults) -> Figure:
@@ -37,10 +35,12 @@ def draw_refinement(task: TaskResults) -> Figure:
     title = f"{task.name}: quality against decoder passes"
     lines = sweeps(task)
     if not lines or task.headline is None:
-        return empty_figure(title, _why_nothing(task), task)
+        return empty_figure(title, "No quality with decoder passes in the records.", task)
     texts = [wrap(f"{line.name}: AUP {line.aup:.0f}", LABEL_WIDTH) for line in lines]
     sizes = [text_size(text, LABEL_SIZE) for text in texts]
     cells = [point.cell for line in lines for point in line.points]
+    info, quality = quality_metric(task.headline), rising_title(task.headline)
+    quality = quality[0].upper() + quality[1:]
     page = Page(
         title,
         panels=2,
@@ -48,6 +48,7 @@ def draw_refinement(task: TaskResults) -> Figure:
         margin=(GAP + max(width for width, _ in sizes)) / 72,
         legend=family_legend(cells, lines=True),
         notes=[
+            *([f"{quality}: 100 − {info.title}, at least 0; the AUP is that of it."] if info.lower_is_better else []),
             "Passes are runs of the decoder stack, observed sentence by sentence. AUP: accuracy under parallelism, the "
             "area under quality over tokens per pass while quality stays within 5 points of the slowest setting; it "
             "compares systems whose slowest settings make about as many tokens per pass. Passes of a teacher or draft "
@@ -57,9 +58,8 @@ def draw_refinement(task: TaskResults) -> Figure:
         ],
     )
     figure, axes = page.build()
-    info = quality_metric(task.headline)
     for ax in axes:
-        ax.set_ylabel(literal(info.title) + (f" ({info.unit})" if info.unit else ""))
+        ax.set_ylabel(literal(quality) + (f" ({info.unit})" if info.unit else ""))
     axes[0].set_xlabel("Decoder passes per sentence (mean, log scale)")
     axes[1].set_xlabel("Tokens per decoder pass (log scale)")
     for ax, xs in zip(axes, (_passes(lines), _rates(lines)), strict=True):
@@ -69,12 +69,6 @@ def draw_refinement(task: TaskResults) -> Figure:
             _draw(ax, line, row)
     _write_key(axes[1], lines, texts, [height for _, height in sizes])
     return figure
-
-
-def _why_nothing(task: TaskResults) -> str:
-    if task.headline is not None and quality_metric(task.headline).lower_is_better:
-        return f"{quality_metric(task.headline).title} falls as systems get better: AUP is defined for what rises."
-    return "No quality with decoder passes in the records."
 
 
 def _lost(task: TaskResults, lines: Sequence[Sweep]) -> list[str]:

@@ -96,6 +96,8 @@ class Scatter:
     """Where to draw a vertical line, if anywhere."""
     at_title: str = ""
     """What the legend calls that line."""
+    about: str = ""
+    """What to say of the speed in a note."""
 
     def draw(self, task: TaskResults) -> Figure | None:
         """Draw with labels at the points if they fit, else with numbers and a key; None if there is no point."""
@@ -221,7 +223,7 @@ class Scatter:
             lost = [str(p.batch_size) for p in self.panels if all(dot.cell is not cell for dot in p.dots)]
             if lost:
                 notes.append(f"Not shown at batch size {', '.join(lost)}: {cell.name}: {cell.why}")
-        return [*notes, conditions(task)]
+        return [*([self.about] if self.about else []), *notes, conditions(task)]
 
 
 def references(task: TaskResults) -> list[Cell]:

@@ -133,10 +133,12 @@ def text_size(text: str, size: float = SIZE) -> tuple[float, float]:
 
 @dataclass
 class Page:
-    """A figure: a title, panels side by side, a legend under them, and notes at the bottom. Lengths are in inches."""
+    """A figure: a title, panels in rows, a legend under them, and notes at the bottom. Lengths are in inches."""
 
     title: str
     panels: int = 1
+    columns: int = 0
+    """Panels in a row; 0: all side by side."""
     panel_width: float = 5.2
     panel_height: float = 4.2
     left: float = 0.85
@@ -145,6 +147,10 @@ class Page:
     """Room to the right of each panel."""
     margin: float = 0.0
     """Room to the right of the last one, beside that."""
+    above: float = 0.05
+    """Room above each row of panels, for what stands there beside `panel_titles`."""
+    below: float = 0.3
+    """Room under each row but the last one, for tick labels."""
     legend: list[tuple[str, Line2D]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     x_label_lines: int = 1
@@ -152,7 +158,9 @@ class Page:
 
     def build(self) -> tuple[Figure, list[Axes]]:
         """Return the figure and its panels."""
-        width = self.panels * (self.left + self.panel_width + self.right) + self.margin
+        columns = self.columns or self.panels
+        num_rows = math.ceil(self.panels / columns)
+        width = columns * (self.left + self.panel_width + self.right) + self.margin
         characters = int(width * 72 / (0.56 * SIZE))
         notes = "\n".join(wrap(note, characters) for note in self.notes)
         title = wrap(self.title, int(characters * 0.85))
@@ -160,8 +168,9 @@ class Page:
         rows = self._legend_rows(width)
         below_legend = 0.12 + (notes.count("\n") + 1) * line if notes else 0.08
         bottom = below_legend + len(rows) * line * 1.25 + 0.38 + (self.x_label_lines) * line
-        top = 0.2 + (title.count("\n") + 1) * line * 1.15 + (0.28 if self.panel_titles else 0.05)
-        height = bottom + self.panel_height + top
+        above = self.above + (0.23 if self.panel_titles else 0)
+        row_height = above + self.panel_height + self.below
+        height = bottom + num_rows * row_height - self.below + 0.2 + (title.count("\n") + 1) * line * 1.15
         figure = Figure(figsize=(width, height), dpi=72)
         FigureCanvasAgg(figure)
         figure.text(0.12 / width, 1 - 0.1 / height, title, va="top", size=SIZE + 2, weight="bold")
@@ -171,8 +180,10 @@ class Page:
             self._draw_legend_row(figure, row, below_legend + (len(rows) - 1 - index + 0.5) * line * 1.25)
         axes = []
         for panel in range(self.panels):
-            start = panel * (self.left + self.panel_width + self.right) + self.left
-            box = (start / width, bottom / height, self.panel_width / width, self.panel_height / height)
+            down, across = divmod(panel, columns)
+            start = across * (self.left + self.panel_width + self.right) + self.left
+            base = bottom + (num_rows - 1 - down) * row_height
+            box = (start / width, base / height, self.panel_width / width, self.panel_height / height)
             axes.append(figure.add_axes(box))
         for ax, text in zip(axes, self.panel_titles, strict=False):
             ax.set_title(text, loc="left")

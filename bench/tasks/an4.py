@@ -7,8 +7,8 @@ The transcripts hold upper-case words of the letters A to Z and spaces, nothing 
 Those of the training split stand between `<s>` and `</s>`, which are no part of what is said.
 
 There is no development set. Every tenth training speaker in alphabetical order, from the fifth on, is held out for it:
-89 utterances of 7 speakers, of whom 2 are women (names beginning with f), as is a share of 21 in 74 in the whole. So
-no voice of it is trained on, and 859 utterances are left to train on.
+89 utterances of 7 speakers, 2 of them women (names beginning with f), where the whole has 21 in 74. So no voice of it
+is trained on, and 859 utterances are left to train on.
 """
 
 from __future__ import annotations

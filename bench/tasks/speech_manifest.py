@@ -46,12 +46,12 @@ class Entry:
 class SpeechManifestConfig(SpeechOptions):
     """The manifests, relative to the current folder (`~` is the home folder), features, units and limits."""
 
-    train: Path
-    """Manifest of the training utterances; gzip-compressed if the name ends in .gz."""
-    dev: Path
-    """Manifest of the development utterances: checkpoints are selected on them."""
-    test: Path
-    """Manifest of the test utterances."""
+    train_manifest: Path
+    """Training utterances; gzip-compressed if the name ends in .gz."""
+    dev_manifest: Path
+    """Development utterances: checkpoints are selected on them."""
+    test_manifest: Path
+    """Test utterances."""
 
 
 class SpeechManifest(Task):
@@ -86,7 +86,7 @@ class SpeechManifest(Task):
     def _paths(self) -> dict[str, Path]:
         """Return the manifest of each split."""
         config = self.config
-        paths = (config.train, config.dev, config.test)
+        paths = (config.train_manifest, config.dev_manifest, config.test_manifest)
         return {split: path.expanduser() for split, path in zip(SPLITS, paths, strict=True)}
 
     def _read(self) -> dict[str, list[Entry]]:

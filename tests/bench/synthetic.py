@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -136,3 +137,59 @@ def write_run(folder: Path, rows: Iterable[Record], latencies_of: Sequence[Spec]
                 ]
         (folder / "latencies.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder
+
+
+SECONDS = 2.0
+"""Duration of every utterance of the speech records."""
+KIND_SHARES = {"substitutions": 0.5, "deletions": 0.3, "insertions": 0.2}
+NOISE = ("snr_db=-5..0", "snr_db=0..5", "snr_db=5..10", "snr_db=10..15", "snr_db=15..20")
+
+
+def speech_records(
+    cells: Sequence[Spec] = NINE, *, task: str = "morse", batch_sizes: Sequence[int] = (1, 8, 32), **more: Any
+) -> list[Record]:
+    """Make up the records of `cells` on speech: CER is what they lack of 100, and halves with every 5 dB."""
+    made: list[Record] = []
+    for row in records(cells, task=task, batch_sizes=batch_sizes, **more):
+        if row.metric == "exact_match":
+            made += _error_rates(row)
+        elif row.part == "tokenise":
+            made.append(replace(row, part="features"))
+        elif row.metric not in ("bleu", "mixed_mode_rate"):
+            made.append(row)
+        if row.metric == "sentences_per_second":
+            scopes = {"decode": 0.0, "end_to_end": 0.00008} if row.batch_size == 1 else {"decode": 0.0}
+            for part, around in scopes.items():
+                factor = (1 / (row.value or 1) + around) / SECONDS
+                bounds = {"ci_low": 0.96 * factor, "ci_high": 1.04 * factor}
+                made.append(replace(row, metric="real_time_factor", value=factor, unit="", part=part, **bounds))
+    return made
+
+
+def _error_rates(exact: Record) -> list[Record]:
+    """CER, twice as much WER, CER by noise, and kinds of errors: insertions grow along the reference."""
+    cer = 100 - (exact.value or 0)
+
+    def rate(metric: str, value: float, subset: str = "", signature: str = "tool:jiwer", **more: Any) -> Record:
+        bounds = {"ci_low": 0.8 * value, "ci_high": 1.25 * value} if not subset.startswith("position") else {}
+        empty: dict[str, Any] = {"ci_low": None, "ci_high": None, "signature": signature}
+        return replace(exact, metric=metric, value=value, subset=subset, **{**empty, **bounds, **more})
+
+    rows = [rate("cer", cer), rate("wer", 2 * cer)]
+    rows += [rate(f"cer_{kind}", share * cer) for kind, share in KIND_SHARES.items()]
+    rows += [rate("cer", cer * 2.0 ** (2 - i), name, n=200) for i, name in enumerate(NOISE)]
+    for kind, share in KIND_SHARES.items():
+        for tenth in range(10):
+            value = share * cer * ((tenth + 1) / 5.5 if kind == "insertions" else 1.0)
+            rows.append(rate(f"cer_{kind}", value, f"position={10 * tenth}..{10 * tenth + 10}"))
+    return rows
+
+
+def rows_of(markdown: str, title: str) -> list[dict[str, str]]:
+    """Read the table under a heading of a Markdown page: for each row its cells by their headings."""
+    section = re.split(r"^### ", markdown, flags=re.MULTILINE)
+    (body,) = [part for part in section if part.startswith(f"{title}\n")]
+    lines = [line for line in body.splitlines() if line.startswith("|")]
+    cells = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+    assert len({len(row) for row in cells}) == 1
+    return [dict(zip(cells[0], row, strict=True)) for row in cells[2:]]

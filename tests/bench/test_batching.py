@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.batching import TrainingBatches, bucket, collate, pad
+from bench.batching import TrainingBatches, bucket, collate, pad, pad_sources
 from bench.preparation import EncodedPair
 from models.interface import PAD
 
@@ -70,3 +70,27 @@ def test_padding_is_small():
 def test_no_pairs_is_an_error():
     with pytest.raises(ValueError, match="no training pairs"):
         TrainingBatches([], 10, 10, 1)
+
+
+def recordings(*frames):
+    return [np.full((n, 3), i + 1, dtype=np.float16) for i, n in enumerate(frames)]
+
+
+def test_recordings_are_padded_with_zeros_to_float32():
+    src, src_len = pad_sources(recordings(2, 0, 4))
+    assert src.shape == (3, 4, 3)
+    assert str(src.dtype) == "torch.float32"
+    assert src_len.tolist() == [2, 0, 4]
+    assert src[:, :, 0].tolist() == [[1, 1, 0, 0], [0, 0, 0, 0], [3, 3, 3, 3]]
+    assert pad_sources(recordings(0))[0].shape == (1, 1, 3)
+    batch = collate([EncodedPair(frames, [8]) for frames in recordings(2, 3)])
+    assert batch.src.shape == (2, 3, 3)
+    assert batch.tgt.tolist() == [[8], [8]]
+
+
+def test_batches_of_speech_are_cut_by_frames():
+    pairs = [EncodedPair(frames, [8] * 9) for frames in recordings(*range(10, 60))]
+    batches = TrainingBatches(pairs, max_tokens=1, max_sentences=50, seed=1, max_frames=120).epoch(0)
+    assert sorted(i for b in batches for i in b) == list(range(50))
+    assert all(max(10 + i for i in b) * len(b) <= 120 for b in batches)
+    assert max(map(len, batches)) > 2

@@ -35,6 +35,9 @@ COMMAND = ["python", "-m", "bench", "run", "small.yaml"]
 class Results:
     """A suite whose steps are all done."""
 
+    subsets = ()
+    """The subsets that scores are over, beside all."""
+
     def __init__(self, folder, suite_path):
         self.store = Store(folder / "store")
         self.folder = folder / "results"
@@ -43,7 +46,8 @@ class Results:
         for cell in self.graph.cells:
             if not self.store.has(*cell.model.id):
                 self.put(cell.model, "training.json", {"records": [row("parameters", 1000), row("train_minutes", 0.5)]})
-            scores = [row("bleu", 50.0, ci_low=49.0, ci_high=51.0, n=2, signature="v1"), row("perplexity", None)]
+            bleu = row("bleu", 50.0, ci_low=49.0, ci_high=51.0, n=2, signature="v1")
+            scores = [bleu, row("perplexity", None)] + [{**bleu, "subset": name} for name in self.subsets]
             self.put(cell.evaluation, "scores.json", scores)
             lines = [{"id": "0", "hypothesis": cell.id}, {"id": "1", "hypothesis": "a\\ b\nc"}]
             text = "".join(json.dumps(line) + "\n" for line in lines)
@@ -134,6 +138,22 @@ def test_the_records_of_all_artifacts_are_written(results, presented):
     assert Result(records, []).good
 
 
+def test_scores_of_subsets_are_records_of_subsets(tmp_path, monkeypatch, presented):
+    monkeypatch.setattr(step_keys, "code_fingerprint", lambda modules: "")
+    monkeypatch.setattr(Results, "subsets", ("snr_db=-5..0", "snr_db=0..5"))
+    (tmp_path / "small.yaml").write_text(SUITE)
+    results = Results(tmp_path, tmp_path / "small.yaml")
+    records = results.write()
+    assert read_records(results.folder / "records.csv") == records
+    found = [(r.system, r.settings, r.subset, r.ci_low) for r in records if r.metric == "bleu"]
+    assert found == [
+        (system, beam, subset, 49.0)
+        for system, beam in (("base", "beam=1"), ("base", "beam=5"), ("nat", "beam=1"))
+        for subset in ("", "snr_db=-5..0", "snr_db=0..5")
+    ]
+    assert {r.subset for r in records if r.metric != "bleu"} == {""}
+
+
 def test_hypotheses_are_one_line_a_sentence(results):
     results.write()
     files = sorted(path.relative_to(results.folder).as_posix() for path in results.folder.rglob("*.txt"))
@@ -148,11 +168,14 @@ def test_hypotheses_are_one_line_a_sentence(results):
 
 
 def test_hypotheses_of_a_former_run_go_away(results):
-    stale = results.folder / "hypotheses" / "dates" / "old.txt"
-    stale.parent.mkdir(parents=True)
-    stale.write_text("old")
     results.write()
-    assert not stale.exists()
+    texts = results.folder / "hypotheses" / "dates"
+    (texts / "notes.txt").write_text("not ours")
+    results.fail(results.graph.cells[2].evaluation, "failed", "x")
+    results.write()
+    assert sorted(path.name for path in texts.iterdir()) == [
+        "base-raw-s1-beam=1.txt", "base-raw-s1-beam=5.txt", "notes.txt",
+    ]  # fmt: skip
 
 
 def test_latencies_say_which_cell_they_belong_to(results):

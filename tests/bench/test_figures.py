@@ -5,31 +5,21 @@ import os
 import re
 import subprocess
 import sys
-import xml.etree.ElementTree as ET
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from matplotlib.text import Text
 
 from bench.figures import file_name, write_figures
 from bench.figures.labels import neighbours, place, spread_out
-from bench.figures.latency import draw_latency, read_latencies
-from bench.figures.multimodality import draw_multimodality
-from bench.figures.pareto import draw_pareto, front
-from bench.figures.refinement import draw_refinement
-from bench.figures.style import FAMILIES, family_style, styled, text_size, wrap
-from bench.figures.throughput import draw_throughput
-from bench.results import by_task
+from bench.figures.latency import read_latencies
+from bench.figures.scatter import front
+from bench.figures.style import FAMILIES, family_style, text_size, wrap
+from tests.bench.figure_checks import CROWD, draw, drawn, overlaps, shown, texts
 from tests.bench.synthetic import NINE, REFERENCES, Spec, failed, records, write_run
 
 CELL_KINDS = ("quality-speedup", "throughput", "latency")
 KINDS = (*CELL_KINDS, "quality-passes", "multimodality")
-
-
-def texts(path):
-    """The texts of an SVG file."""
-    return [node.text or "" for node in ET.parse(path).iter("{http://www.w3.org/2000/svg}text")]
 
 
 @pytest.fixture(scope="module")
@@ -37,25 +27,6 @@ def nine(tmp_path_factory):
     folder = write_run(tmp_path_factory.mktemp("nine"), records(), NINE)
     write_figures(folder)
     return folder / "figures"
-
-
-def draw(kind, rows, samples=None):
-    (task,) = by_task(rows)
-    with styled():
-        figure = {
-            "quality-speedup": draw_pareto,
-            "throughput": draw_throughput,
-            "latency": lambda task: draw_latency(task, samples),
-            "quality-passes": draw_refinement,
-            "multimodality": draw_multimodality,
-        }[kind](task)
-        figure.draw_without_rendering()
-    return figure
-
-
-def shown(figure):
-    """All texts of a figure."""
-    return [text.get_text() for text in figure.findobj(Text) if text.get_text()]
 
 
 def test_each_figure_is_there_as_png_and_svg(nine):
@@ -120,41 +91,6 @@ def test_a_family_has_its_colour_in_every_figure(nine, kind):
     colours = set(re.findall(r"#[0-9a-f]{6}", (nine / f"dates-{kind}.svg").read_text(encoding="utf-8")))
     for family in FAMILIES:
         assert (FAMILIES[family][0].lower() in colours) == (family in ("transformer", "ctc")), family
-
-
-def drawn(figure):
-    """The texts that a reader sees, with their boxes in pixels; ticks outside the axes are not drawn."""
-    hidden = set()
-    for ax in figure.axes:
-        for axis in (ax.xaxis, ax.yaxis):
-            low, high = sorted(axis.get_view_interval())
-            hidden |= {tick.label1 for tick in axis.get_major_ticks() if not low <= tick.get_loc() <= high}
-    found = []
-    for text in figure.findobj(Text):
-        if text.get_visible() and text.get_text().strip() and text not in hidden:
-            found.append((text.get_text(), Text.get_window_extent(text)))  # of an annotation without its arrow
-    return found
-
-
-def overlaps(figure):
-    """Pairs of texts whose boxes share more than a hair."""
-    boxes = drawn(figure)
-    found = []
-    for i, (a, first) in enumerate(boxes):
-        for b, second in boxes[i + 1 :]:
-            width = min(first.x1, second.x1) - max(first.x0, second.x0)
-            height = min(first.y1, second.y1) - max(first.y0, second.y0)
-            if width > 1 and height > 2:
-                found.append((a, b))
-    return found
-
-
-CROWD = [
-    Spec(f"{family}-{data}", family, f"iterations={k}", data, 60 + 3 * k + 0.1 * i, 2 + i % 3, 5)
-    for i, family in enumerate(FAMILIES)
-    for k in (4, 10)
-    for data in ("raw", "distilled")
-]
 
 
 @pytest.mark.parametrize("kind", KINDS)

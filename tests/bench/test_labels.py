@@ -12,6 +12,7 @@ from bench.preparation import PreparedData
 from bench.training import training_pairs
 from models.alignment import collapse
 from models.ctc import CTC, Config
+from models.interface import BLANK
 from models.weights import weights_of
 from tests.bench import tiny
 
@@ -84,3 +85,12 @@ def test_labels_of_other_data_are_refused(parents, tmp_path):
     (tmp_path / "labels.jsonl").write_text("[1]\n")
     with pytest.raises(ValueError, match="labels for 1 of 120 training pairs"):
         training_pairs(PreparedData(parents["data"]), None, tmp_path)
+
+
+def test_a_token_begins_where_its_run_begins():
+    """Frames A A _ A B B with one and with two frames a position; a run that goes on begins nothing."""
+    alignment = [20, 20, BLANK, 20, 21, 21]
+    assert labels.token_starts(alignment, 1) == [1, 0, 0, 1, 1, 0]
+    assert labels.token_starts(alignment, 2) == [1, 1, 1]
+    assert labels.token_starts([20, 21, 22], 2) == [2, 1]
+    assert labels.token_starts([], 1) == []

@@ -4,9 +4,9 @@ import math
 
 import pytest
 
-from bench.parallelism import accuracy_under_parallelism, frontier, sweeps
+from bench.parallelism import accuracy_under_parallelism, frontier, rising, rising_title, sweeps
 from bench.results import by_task
-from tests.bench.synthetic import Spec, records
+from tests.bench.synthetic import Spec, records, speech_records
 
 
 def test_one_point_is_its_rate_times_its_quality():
@@ -52,6 +52,29 @@ def test_a_sweep_gathers_the_settings_of_one_trained_model_and_is_weighted_by_th
     expected = 1.1 * 94 + 0.5 * (11 / 4 - 1.1) * (weight[94.0] + weight[90.0])
     assert found["mp"].aup == pytest.approx(expected)
     assert found["transformer"].aup == pytest.approx(100.0)
+
+
+def test_error_rates_count_by_what_they_leave():
+    cells = [
+        Spec("mp", "mask_predict", "iterations=10", "raw", 94.0, passes=10.0),
+        Spec("mp", "mask_predict", "iterations=4", "raw", 90.0, passes=4.0),
+        Spec("lost", "ctc", "", "raw", -30.0, passes=1.0),  # a CER of 130 %
+    ]
+    (task,) = by_task(speech_records(cells, references=()))
+    assert task.headline == "cer"
+    found = {sweep.name: sweep for sweep in sweeps(task)}
+    assert [point.quality for point in found["mp"].points] == [94.0, 90.0]
+    # Emitted tokens: 11; 94 is the best of all and has the weight 1.
+    expected = 1.1 * 94 + 0.5 * (11 / 4 - 1.1) * (90 * math.exp(-3 * (1 - 90 / 94)) + 94)
+    assert found["mp"].aup == pytest.approx(expected)
+    assert (found["lost"].points[0].quality, found["lost"].aup) == (0.0, 0.0)
+
+
+def test_what_rises_is_named():
+    assert (rising("bleu", 30.0), rising_title("bleu")) == (30.0, "BLEU")
+    assert (rising("wer", 30.0), rising_title("wer")) == (70.0, "word accuracy")
+    assert (rising("wer", 130.0), rising_title("cer")) == (0.0, "character accuracy")
+    assert rising_title("ter") == "100 − TER"
 
 
 def test_the_line_through_a_sweep_takes_the_best_at_each_place():

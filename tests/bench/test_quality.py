@@ -155,6 +155,50 @@ def test_error_rates_take_the_nearest_reference():
     assert value("ser", ["a b", "a b"], ("x", "a  b"), ("x", "a c")) == 50
 
 
+KINDS = ("substitutions", "deletions", "insertions")
+
+
+def test_kinds_of_edits_by_hand():
+    # Words: "a b c d" -> "X c d e f": a is replaced, b deleted, e and f inserted, over 4 words and those of "g".
+    hypotheses, references = ["X c d e f", "g"], [("a b c d",), ("g",)]
+    found = [value(f"wer_{kind}", hypotheses, *references) for kind in KINDS]
+    assert found == pytest.approx([100 / 5, 100 / 5, 200 / 5])
+    # Characters: "abcdef" -> "Xbcd" has one replaced and two deleted of 6.
+    found = [value(f"cer_{kind}", ["Xbcd"], ("abcdef",)) for kind in KINDS]
+    assert found == pytest.approx([100 / 6, 200 / 6, 0])
+
+
+def test_kinds_of_edits_are_against_the_reference_that_counts():
+    # One insertion against the first; one deletion against the second, which is longer and so the one that counts.
+    found = [value(f"wer_{kind}", ["a b c"], ("a b", "a b c d")) for kind in KINDS]
+    assert found == pytest.approx([0, 100 / 4, 0])
+
+
+@pytest.mark.parametrize("rate", ["cer", "wer"])
+@settings(max_examples=40)
+@given(corpus=CORPUS)
+def test_kinds_of_edits_add_up_to_the_rate(rate, corpus):
+    hypotheses, examples = [h for h, _ in corpus], examples_of(*[tuple(r) for _, r in corpus])
+    whole, *kinds = (
+        np.asarray(MEASURES[name](hypotheses, examples).rows) for name in (rate, *(f"{rate}_{kind}" for kind in KINDS))
+    )
+    assert (sum(rows[:, 0] for rows in kinds) == whole[:, 0]).all(), "sentence by sentence, as whole numbers"
+    assert all((rows[:, 1] == whole[:, 1]).all() for rows in kinds)
+    scores = score([rate, *(f"{rate}_{kind}" for kind in KINDS)], hypotheses, examples, bootstrap_samples=0)
+    assert sum(result.value for result in scores[1:]) == pytest.approx(scores[0].value, rel=1e-12)
+
+
+def test_all_that_is_said_where_nothing_was_is_inserted():
+    assert [value(f"wer_{kind}", ["a", ""], ("",), ("",)) for kind in KINDS] == [0, 0, 100]
+
+
+def test_scores_of_a_subset_are_marked():
+    (marked,) = score(["wer"], ["a", "b"], examples_of(("a",), ("c",)), subset="snr_db=0..5")
+    (whole,) = score(["wer"], ["a", "b"], examples_of(("a",), ("c",)))
+    assert (marked.subset, whole.subset) == ("snr_db=0..5", "")
+    assert (marked.value, marked.ci_low, marked.ci_high) == (whole.value, whole.ci_low, whole.ci_high)
+
+
 def test_repetition_rate_is_a_share_of_all_words():
     # "very" and "," repeat: 2 of 6 words (a b , are three more tokens of which none repeats).
     assert value("repetition_rate", ["very very a,, b"], ("",)) == pytest.approx(100 * 2 / 6)

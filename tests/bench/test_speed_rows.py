@@ -119,6 +119,50 @@ def test_parts_add_up():
     assert values == {"tokenise": 1, "decode": 5, "detokenise": 2, "end_to_end": 8}
 
 
+def speech(times, batch_size=1, failures=None):
+    """Rounds of 4 utterances, 2 s of audio in all; features take 3 ms of each round and detokenising 1."""
+    point = Point("cell", batch_size)
+    parts = {"features": 3 * MS, "detokenise": MS} if batch_size == 1 else {}
+    timings = [Timing(i, point, (t // 2, t - t // 2), (6, 6), parts=parts, wall=1.0) for i, t in enumerate(times)]
+    cells = [{"id": "cell", "label": "", "seed": 1}]
+    return measurements(Measured(cells, [], [point], 4, timings, failures or {}, {}, audio_seconds=2.0))
+
+
+def test_the_real_time_factor_sets_time_against_audio():
+    # 10, 20 and 40 ms of decoding for 2 s; features and detokenisation add 4 ms to each.
+    rows = speech([10 * MS, 20 * MS, 40 * MS])
+    decode = find(rows, "cell", "real_time_factor", part="decode")
+    assert (decode["value"], decode["ci_low"], decode["ci_high"], decode["n"]) == pytest.approx((0.01, 0.005, 0.02, 3))
+    assert (decode["batch_size"], decode["unit"], decode["status"]) == (1, "", "ok")
+    assert find(rows, "cell", "real_time_factor", part="end_to_end")["value"] == pytest.approx(0.012)
+
+
+def test_beyond_batch_1_the_real_time_factor_is_of_decoding_alone():
+    rows = [r for r in speech([20 * MS], batch_size=8) if r["metric"] == "real_time_factor"]
+    assert [(r["part"], r["batch_size"], r["value"]) for r in rows] == [("decode", 8, 0.01)]
+
+
+def test_parts_of_speech_begin_with_features():
+    rows = speech([20 * MS, 20 * MS])
+    values = {r["part"]: r["value"] for r in rows if r["metric"] == "seconds_per_sentence"}
+    # Over 4 utterances: 3, 20 and 1 ms.
+    assert values == {"features": 0.75, "decode": 5, "detokenise": 0.25, "end_to_end": 6}
+    assert list(values) == ["features", "decode", "detokenise", "end_to_end"]
+
+
+def test_speech_that_failed_has_the_rows_of_speech():
+    rows = speech([], failures={Point("cell", 1): Failure("oom", "no memory")})
+    found = {(r["metric"], r["part"]): (r["value"], r["status"], r["reason"]) for r in rows if r["part"]}
+    parts = [("seconds_per_sentence", p) for p in ("features", "decode", "detokenise", "end_to_end")]
+    assert found == dict.fromkeys(
+        [*parts, ("real_time_factor", "decode"), ("real_time_factor", "end_to_end")], (None, "oom", "no memory")
+    )
+
+
+def test_text_has_no_real_time_factor():
+    assert not [r for r in latencies(9) if r["metric"] == "real_time_factor" or r["part"] == "features"]
+
+
 @pytest.mark.parametrize(
     ("foreign", "value"), [((0.3, 0.5), 40), ((-0.02, 0.01), 0), ((0.3, None), None)], ids=["used", "noise", "unknown"]
 )

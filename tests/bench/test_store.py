@@ -122,9 +122,10 @@ def package(tmp_path, monkeypatch):
     return write
 
 
-def _fingerprint(name: str) -> str:
+def _fingerprint(name: str, module: str = "a") -> str:
     store._module_code.cache_clear()
-    return code_fingerprint([f"{name}.a"])
+    store._find.cache_clear()
+    return code_fingerprint([f"{name}.{module}"])
 
 
 def test_the_fingerprint_ignores_comments_and_docstrings_only(package, tmp_path):
@@ -169,6 +170,88 @@ def test_a_relative_import_counts_in_the_fingerprint(tmp_path, monkeypatch):
     prints = []
     for value in (1, 2):
         (package / "helper.py").write_text(f"value = {value}\n")
-        store._module_code.cache_clear()
-        prints.append(store.code_fingerprint(["relative_package.family"]))
+        prints.append(_fingerprint("relative_package", "family"))
     assert prints[0] != prints[1]
+
+
+def _changes(name: str, file: Path, old: str, new: str) -> bool:
+    """Tell whether a change of `file` changes the fingerprint of module `a` of the package `name`."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(old)
+    before = _fingerprint(name)
+    assert _fingerprint(name) == before
+    file.write_text(new)
+    return _fingerprint(name) != before
+
+
+@pytest.mark.parametrize(
+    ("statement", "file"),
+    [
+        ("import {helper}", "{helper}.py"),
+        ("from {helper} import f", "{helper}/__init__.py"),
+        ("def g():\n    from {helper}.inner import f", "{helper}/inner.py"),
+        ("from {helper}.inner import deep", "{helper}/inner/deep.py"),
+        ("import {helper}.inner.deep", "{helper}/inner/__init__.py"),  # the code of a package around what is imported
+    ],
+    ids=["module", "package", "in-a-folder", "in-a-folder-of-a-folder", "package-around"],
+)
+def test_a_helper_beside_the_package_counts(package, tmp_path, statement, file):
+    helper = f"helper_of_{tmp_path.name}"
+    (tmp_path / helper / "inner").mkdir(parents=True)
+    (tmp_path / helper / "inner" / "deep.py").touch()
+    name = package(a=statement.format(helper=helper) + "\n")
+    assert _changes(name, tmp_path / file.format(helper=helper), "f = 1\n", "f = 2\n")
+
+
+def test_what_a_helper_imports_counts_too(package, tmp_path):
+    helper = f"chain_of_{tmp_path.name}"
+    (tmp_path / f"{helper}.py").write_text(f"import {helper}_end\n")
+    name = package(a=f"import {helper}\n")
+    assert _changes(name, tmp_path / f"{helper}_end.py", "f = 1\n", "f = 2\n")
+
+
+@pytest.mark.parametrize("folder", ["site-packages", "dist-packages"])
+def test_installed_packages_do_not_count(package, tmp_path, monkeypatch, folder):
+    (tmp_path / folder).mkdir()
+    monkeypatch.syspath_prepend(tmp_path / folder)
+    library = f"library_of_{tmp_path.name}"
+    name = package(a=f"import {library}.part, torch.nn.functional, json, itertools, numpy as np\n")
+    assert not _changes(name, tmp_path / folder / library / "part.py", "f = 1\n", "f = 2\n")
+
+
+def test_the_standard_library_does_not_count(package):
+    name = package(a="import json.decoder, os, sys, xml.dom\nfrom collections import abc\n")
+    assert store._find("json.decoder")[0] is not None
+    assert _fingerprint(name) == _fingerprint(name)
+    assert store._module_code(f"{name}.a", (name,))[1] == (name,)
+
+
+def test_an_installed_family_counts(tmp_path, monkeypatch):
+    folder, name = tmp_path / "site-packages", f"installed_of_{tmp_path.name}"
+    monkeypatch.syspath_prepend(folder)
+    (folder / name).mkdir(parents=True)
+    (folder / name / "a.py").write_text("from . import b\n")
+    assert _changes(name, folder / name / "b.py", "f = 1\n", "f = 2\n")
+
+
+def test_a_fingerprint_runs_no_code(package, tmp_path):
+    helper = f"explosive_of_{tmp_path.name}"
+    (tmp_path / f"{helper}.py").write_text("raise SystemExit('run')\n")
+    name = package(a=f"import {helper}\nimport {helper}.more\nraise SystemExit('run')\n")
+    (tmp_path / name / "__init__.py").write_text("raise SystemExit('run')\n")
+    _fingerprint(name)
+    assert not {name, f"{name}.a", helper} & sys.modules.keys()
+
+
+def test_code_that_is_none_counts_as_it_stands(package, tmp_path):
+    helper = f"broken_of_{tmp_path.name}"
+    name = package(a=f"def f():\n    import {helper}\n")
+    assert _changes(name, tmp_path / f"{helper}.py", "print 1\n", "print 2\n")
+
+
+@pytest.mark.parametrize(
+    "statement", ["from ... import x", "from .....far import x", "from . import *", "import __main__"]
+)
+def test_imports_that_lead_nowhere_are_passed_over(package, statement):
+    name = package(a=f"def f():\n    {statement}\n")
+    assert _fingerprint(name)

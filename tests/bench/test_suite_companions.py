@@ -171,3 +171,16 @@ systems:
         "systems[0].settings[1]: mode 'parallel' ne",
         "systems[1].settings[0]: reverse needs a mo",
     ]
+
+
+def test_a_companion_of_another_shape_is_refused_before_anything_runs(monkeypatch):
+    class Shaped(NeedyConfig):
+        def refuses(self, role, other):
+            return self.differing(other, ["model_dim", "num_heads", "block_size"])
+
+    needy = Family("needy", Shaped, RescoredSettings, Model, autoregressive=False, title="Needy", roles=ROLES)
+    monkeypatch.setattr(registry, "built_in_families", lambda: {"ctc": NAR, "needy": needy, "transformer": AR})
+    load(SUITE)
+    message = r"s.yaml:12: systems\[2\].companions.ctc: 'ctc' does not fit as ctc: model_dim is 512 there and 64 here"
+    with pytest.raises(SuiteError, match=message):
+        load(changed("    family: needy\n", "    family: needy\n    config: {model_dim: 64}\n"))

@@ -5,6 +5,7 @@ import pytest
 from bench import suite_schema
 from bench.suite import describe_families, describe_tasks, load_suite, suite_json_schema
 from bench.suite_file import TaskSection
+from bench.tasks.registry import built_in_tasks
 from tests.bench import made_up
 from tests.bench.made_up import DatesConfig, Settings, UpConfig
 
@@ -75,3 +76,9 @@ def test_the_committed_suites_are_valid():
     for path in sorted(suite_schema.SCHEMA_PATH.parent.glob("*.yaml")):
         assert load_suite(path).cells(), path
         assert path.read_text(encoding="utf-8").startswith("# yaml-language-server: $schema=schema.json\n"), path
+
+
+def test_no_task_has_an_option_that_every_task_has_already():
+    """`train: ...` under a task is its recipe; an option of that name could never be set."""
+    for task in built_in_tasks().values():
+        assert not set(task.Config.model_fields) & set(TaskSection.model_fields), task.name

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,7 +15,7 @@ from bench.records import Record
 from bench.results import QUALITY, by_task
 from bench.sheets import count, significant
 from bench.tables import build_tables, escape, print_table, render_markdown, write_tables
-from tests.bench.synthetic import NINE, Spec, failed, records, write_run
+from tests.bench.synthetic import NINE, Spec, failed, records, rows_of, write_run
 
 BASE = {"suite": "s", "task": "t", "split": "test", "seed": 1, "device": "cpu: x", "dtype": "float32", "threads": 2}
 AR = {**BASE, "system": "ar", "family": "transformer", "data": "raw", "settings": "beam=1", "run": "r1"}
@@ -47,16 +46,6 @@ def small():
         record(NAT, "speedup", None, "x", reference="ar [beam=1]", **at8),
         record(NAT, "foreign_cpu", 12.5, "%", batch_size=1),
     ]
-
-
-def rows_of(markdown, title):
-    """The table under a heading, as a list of dictionaries from heading to cell."""
-    section = re.split(r"^### ", markdown, flags=re.MULTILINE)
-    (body,) = [part for part in section if part.startswith(f"{title}\n")]
-    lines = [line for line in body.splitlines() if line.startswith("|")]
-    cells = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
-    assert len({len(row) for row in cells}) == 1
-    return [dict(zip(cells[0], row, strict=True)) for row in cells[2:]]
 
 
 def test_the_overview_has_a_row_per_cell_with_intervals_and_statuses():

@@ -6,6 +6,7 @@ import random
 from bench.steps import write_json
 from bench.tasks.base import SPLITS, Example
 from bench.text import WordTokenizer, split_words
+from models.registry import load_family
 
 CONFIG = {"encoder_layers": 1, "decoder_layers": 1, "model_dim": 32, "num_heads": 2, "ffn_dim": 64, "dropout": 0.1}
 WORDS = ("ab", "cd", "ef", "gh", "ij", "kl")
@@ -46,3 +47,9 @@ def spec(family="transformer", **train):
 
 def silent(**_):
     """A progress that shows nothing."""
+
+
+def model_for(data, family):
+    """An untrained model for prepared data."""
+    kind = load_family(family)
+    return kind.model(kind.config(**{k: v for k, v in CONFIG.items() if k in kind.config.model_fields}), data.data_spec)

@@ -8,9 +8,9 @@ import torch
 from bench.batching import collate, pad_sources
 from bench.decoding import decode_batch
 from models.decoding.committing import Committing
+from models.decoding.ctc_canvas import surest_frames
 from models.decoding.refinement import Canvas, refine_until_done
 from models.interface import BLANK, MASK, NUM_SPECIAL, PAD
-from models.joint_ctc import surest_frames
 from models.mask_predict import Config, Settings
 from tests.models.families import batch_of, build, pairs
 from tests.oracles.unmasking import Script

@@ -15,7 +15,7 @@ from bench.tasks.speech_manifest import SpeechManifest, SpeechManifestConfig
 from tests.bench.recordings import encode, noise, tone
 
 COUNTS = {"train": 5, "dev": 2, "test": 3}
-CONFIG = {split: f"data/{split}.jsonl" for split in SPLITS}
+CONFIG = {f"{split}_manifest": f"data/{split}.jsonl" for split in SPLITS}
 """The manifests, as a suite names them."""
 
 
@@ -127,7 +127,7 @@ def test_compressed_manifest_with_windows_line_ends(corpus: Corpus) -> None:
     corpus.write()
     content = (corpus.folder / "dev.jsonl").read_bytes().replace(b"\n", b"\r\n")
     (corpus.folder / "dev.jsonl.gz").write_bytes(gzip.compress(b"\xef\xbb\xbf" + content))
-    assert len(corpus.prepare(dev="data/dev.jsonl.gz").examples("dev")) == 2
+    assert len(corpus.prepare(dev_manifest="data/dev.jsonl.gz").examples("dev")) == 2
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -151,7 +151,7 @@ def test_fingerprint_is_of_manifests_and_recordings(corpus: Corpus, split: str) 
 @pytest.mark.parametrize("split", SPLITS)
 def test_every_manifest_is_required(corpus: Corpus, split: str) -> None:
     with pytest.raises(ValidationError, match=split):
-        SpeechManifestConfig(**{other: path for other, path in CONFIG.items() if other != split})  # type: ignore[arg-type]
+        SpeechManifestConfig(**{other: path for other, path in CONFIG.items() if other != f"{split}_manifest"})  # type: ignore[arg-type]
     corpus.write()
     (corpus.folder / f"{split}.jsonl").unlink()
     with pytest.raises(DataError, match=f"^data/{split}.jsonl: no such file$"):
@@ -199,7 +199,7 @@ def test_bad_line_is_named_in_every_split(corpus: Corpus, line: Any, problem: st
 def test_bad_manifest(corpus: Corpus, content: bytes, problem: str) -> None:
     corpus.write()
     (corpus.folder / "broken.jsonl").write_bytes(content)
-    message = corpus.error(dev="data/broken.jsonl")
+    message = corpus.error(dev_manifest="data/broken.jsonl")
     assert message.startswith("data/broken.jsonl")
     assert problem in message
 
