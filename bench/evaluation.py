@@ -16,6 +16,7 @@ from bench.checkpoint import inference, load_companions, load_model
 from bench.configs import QualityConfig
 from bench.decoding import decode_corpus
 from bench.errors_by_position import errors_by_position
+from bench.language_model import give_language_model
 from bench.preparation import EncodedPair, PreparedData, build_task
 from bench.quality import Score, perplexity, score
 from bench.steps import Progress, write_json
@@ -34,6 +35,7 @@ def run(spec: dict[str, Any], folder: Path, parents: dict[str, Path], progress: 
     settings = load_family(spec["family"]).settings(**spec["settings"])
     model = load_model(spec["family"], spec["config"], data.data_spec, parents["model"], spec["device"])
     model.companions = load_companions(spec["companions"], data.data_spec, parents, spec["device"])
+    give_language_model(model, settings, data)
     examples = data.examples(config.split)[: config.max_sentences]
     pairs = data.encode(examples)
     outputs = decode_corpus(

@@ -25,8 +25,8 @@ def protocol(task: TaskResults) -> list[str]:
         lines += [
             f"Timed: from {source} to final collapsed token ids, in rounds that interleave all systems in random "
             f"order on the same sentences. {before} and detokenisation are timed apart. Speed belongs to the "
-            "outputs that were scored: a cell has failed if a timed one differs at another score, or more than 2 % at "
-            "an equal one.",
+            "outputs that were scored: a cell has failed if timed ones differ, unless their scores are the same and "
+            "they are at most 2 % of the sample, or one.",
             "Tokens are emitted target tokens: no padding, bos, eos, blank, mask or placeholder.",
         ]
     if task.is_speech:

@@ -23,6 +23,7 @@ from bench.checkpoint import inference, load_companions, load_model
 from bench.configs import SpeedConfig
 from bench.errors import reason_of
 from bench.journal import Failure, Journal
+from bench.language_model import give_language_model
 from bench.passes import Observation, observe
 from bench.preparation import PreparedData
 from bench.speed_rows import Measured, measurements
@@ -107,6 +108,7 @@ class Session:
             with self._charged(cell["id"], None):
                 model = self._model(i, cell, models)
                 settings = load_family(cell["family"]).settings(**cell["settings"])
+                give_language_model(model, settings, self.data)
                 scored = [self.hypotheses[i][sentence.id] for sentence in self.sample]
                 system = System(model, settings, scored, self.data.data_spec, self.device)
                 with inference(self.device, self.dtype):

@@ -26,11 +26,8 @@ def contract_problems(family: Family) -> list[str]:
             "the family's Settings must have a valid default for every field, for the development set is decoded with "
             f"them: {reason_of(error)}"
         )
-    if (
-        family.labels == "fertility"
-        and "text" in family.modalities
-        and "max_fertility" not in family.config.model_fields
-    ):
+    fertilities = family.labels == "fertility" and "text" in family.modalities
+    if fertilities and "max_fertility" not in family.config.model_fields:
         found.append("the family's labels are fertilities, and its Config has no field max_fertility to bound them")
     if family.labels == "ctc_alignment" and ALIGNER not in {role.name for role in family.roles}:
         found.append(f"the family's labels are alignments, and it has no role {ALIGNER!r} for the model that aligns")

@@ -61,13 +61,13 @@ def _misfits(task: TaskEntry, draft: Draft, systems: dict[str, Draft]) -> Iterat
     init = _init(task, draft)
     if init is not None and init not in systems:
         yield f"train.init: {unknown('system', init, systems)}"
-    elif init is not None and draft.config is not None and systems[init].config is not None:
-        reason = draft.config.differing(systems[init].config, _encoder_fields(draft.config))
+    elif init is not None and draft.config is not None and (other := systems[init].config) is not None:
+        reason = draft.config.differing(other, _encoder_fields(draft.config))
         if reason is not None:
             yield f"{draft.name!r} cannot start from the encoder of {init!r}: {reason}"
-    for other, role in _used(task, draft):
-        if other in systems and not task.has(other):
-            yield f"{draft.name!r} uses {other!r} as {role}, which systems leaves out"
+    for name, role in _used(task, draft):
+        if name in systems and not task.has(name):
+            yield f"{draft.name!r} uses {name!r} as {role}, which systems leaves out"
 
 
 def _encoder_fields(config: Options) -> tuple[str, ...]:

@@ -10,12 +10,14 @@ not have.
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from models.alignment import best_alignment, ctc_loss
-from models.decoding.prefix_beam import decode_frames
+from models.decoding.prefix_beam import Fusion, decode_frames
 from models.encoder import memory_mask, source_encoder
 from models.interface import BOS, EOS, MASK, PAD, PLH, UNK, Batch, DataSpec, Decoded, Family, Losses, Model, Options
 from models.layers import BackboneConfig, Embedding, Stack
@@ -37,6 +39,25 @@ class Settings(Options):
 
     beam: int = Field(1, ge=1)
     """Prefix beam size; 1 takes the best symbol of each frame."""
+    lm_weight: float = Field(0.0, ge=0)
+    """Weight of an n-gram language model of the training targets beside CTC; needs a beam."""
+    lm_order: int = Field(4, ge=1)
+    """Its order: symbols that it looks at, the predicted one included."""
+    lm_bonus: float = 0.0
+    """Added to the score for each symbol, against the preference of language models for short text."""
+
+    @model_validator(mode="after")
+    def _every_value_counts(self) -> Self:
+        if self.lm_weight and self.beam == 1:
+            raise ValueError("lm_weight needs a beam above 1")
+        idle = [name for name in ("lm_order", "lm_bonus") if name in self.departures()]
+        if idle and not self.lm_weight:
+            raise ValueError(f"{', '.join(idle)} has no effect without lm_weight")
+        return self
+
+    def language_model_order(self) -> int:
+        """That of the language model, if it has any weight."""
+        return self.lm_order if self.lm_weight else 0
 
 
 class CTC(Model):
@@ -86,10 +107,16 @@ class CTC(Model):
         return self.decoder(x, self_mask=mask, memory=memory, memory_mask=source.mask), frames
 
     def decode(self, src: Tensor, src_len: Tensor, settings: Settings) -> Decoded:
-        """Decode in one pass; greedy scores are the best alignment's log-probability, beam scores the prefix's."""
+        """Decode in one pass; greedy scores are the best alignment's log-probability, beam scores the prefix's.
+
+        With a language model, what that adds is in the score.
+        """
         hidden, frames = self._frames(src, src_len)
         log_probs = self.output(hidden).log_softmax(-1)  # [b, f, v]
-        return decode_frames(log_probs, frames, settings.beam, self.max_target_length)
+        fusion = None
+        if settings.lm_weight:
+            fusion = Fusion(self.language_models[settings.lm_order], settings.lm_weight, settings.lm_bonus)
+        return decode_frames(log_probs, frames, settings.beam, self.max_target_length, fusion)
 
     def observed_modules(self) -> dict[str, list[nn.Module]]:
         """The encoder's stack and the stack over frames."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -46,6 +46,10 @@ class Options(BaseModel):
         """Return the fields, in their order, that are not at their defaults."""
         fields = type(self).model_fields
         return [n for n in fields if getattr(self, n) != fields[n].get_default(call_default_factory=True)]
+
+    def language_model_order(self) -> int:
+        """Return the order of the n-gram model of training targets that decoding with these Settings uses; 0: none."""
+        return 0
 
     def refuses(self, role: str, other: Options) -> str | None:
         """Return why a system configured as `other` cannot fill `role` for one with this Config; None if it can."""
@@ -132,6 +136,19 @@ class Decoded:
     """[b] int64: steps (AR) or rounds of refinement (NAT) that the sentence took."""
 
 
+class LanguageModel(Protocol):
+    """Scores what follows a prefix."""
+
+    order: int
+
+    def next_log_probs(self, context: Tensor) -> Tensor:
+        """Return log-probabilities [n, v] of the next symbol, eos included, after contexts [n, order - 1].
+
+        Contexts are the last ids of a prefix, filled up with BOS from the left.
+        """
+        ...
+
+
 class Model(nn.Module, ABC):
     """A family's network: a training objective and a decoder."""
 
@@ -141,11 +158,14 @@ class Model(nn.Module, ABC):
     """Share of the training budget that is spent, 0-1; the trainer sets it before each `loss`."""
     companions: dict[str, Model]
     """Other trained models by role (see `Role`), in eval mode; no part of this module, its weights or its device."""
+    language_models: dict[int, LanguageModel]
+    """N-gram models of training targets by order; see `Options.language_model_order`."""
 
     def __init__(self) -> None:
         super().__init__()
         self.progress = 0.0
         self.companions = {}  # a plain dict: nn.Module does not look into it
+        self.language_models = {}
 
     def companion(self, role: str) -> Model:
         """Return the model that fills `role`.

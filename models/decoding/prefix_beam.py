@@ -2,15 +2,40 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields
+
 import torch
 from torch import Tensor
 
 from models.alignment import collapse
-from models.interface import BLANK, PAD, Decoded
+from models.interface import BLANK, BOS, EOS, PAD, Decoded, LanguageModel
 from models.layers import padding_mask
 
+FUSED_SYMBOLS = 40
+"""With a language model at least so many of a frame's symbols are tried."""
 
-def decode_frames(log_probs: Tensor, frames: Tensor, beam: int, max_length: int) -> Decoded:
+
+@dataclass(frozen=True)
+class Fusion:
+    """A language model in the search (shallow fusion): what it adds to the log-probability of a prefix."""
+
+    model: LanguageModel
+    weight: float
+    """Factor of its log-probabilities."""
+    bonus: float
+    """Added for each symbol, against the preference of language models for short text."""
+
+    def of_next(self, context: Tensor) -> Tensor:
+        """Return what each next symbol adds after contexts [b, n, order - 1], [b, n, v]; for eos no bonus."""
+        log_probs = self.model.next_log_probs(context.flatten(0, 1)).view(*context.shape[:2], -1)
+        added = self.weight * log_probs + self.bonus
+        added[:, :, EOS] -= self.bonus
+        return added
+
+
+def decode_frames(
+    log_probs: Tensor, frames: Tensor, beam: int, max_length: int, fusion: Fusion | None = None
+) -> Decoded:
     """Return the output of one pass: collapsed, at most `max_length` tokens.
 
     Args:
@@ -18,94 +43,164 @@ def decode_frames(log_probs: Tensor, frames: Tensor, beam: int, max_length: int)
         frames: [b] frames that count.
         beam: prefix beam size; 1 takes the best symbol of each frame.
         max_length: longest output, in tokens.
+        fusion: a language model, for a beam.
 
-    Greedy scores are the log-probability of the best alignment, beam scores that of the prefix.
+    Greedy scores are the log-probability of the best alignment, beam scores what the search ranks by.
     """
     if beam == 1:
         best, alignment = log_probs.max(-1)
         scores = best.masked_fill(~padding_mask(frames, best.shape[1]), 0.0).sum(1)
         tokens, lengths = collapse(alignment, frames)
     else:
-        tokens, lengths, scores = prefix_beam_search(log_probs, frames, beam)
+        tokens, lengths, scores = prefix_beam_search(log_probs, frames, beam, fusion)
     lengths = lengths.clamp(max=max_length)
     return Decoded(tokens[:, :max_length], lengths, scores, lengths.new_ones(lengths.shape))
 
 
-def prefix_beam_search(log_probs: Tensor, frames: Tensor, beam: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Prefix beam search (Hannun et al. 2014; Graves 2012) without a language model, batched.
+def prefix_beam_search(
+    log_probs: Tensor, frames: Tensor, beam: int, fusion: Fusion | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Prefix beam search (Hannun et al. 2014; Graves 2012), batched.
 
     A prefix's probability sums over its alignments; hypotheses that become equal are merged. With a beam that holds
-    all prefixes the result is the most probable collapsed string.
+    all prefixes the result is the most probable collapsed string, or the best one by that and the language model.
 
     Args:
         log_probs: [b, f, v] float32.
         frames: [b] frames that count.
         beam: prefixes kept after each frame.
+        fusion: a language model, which ranks prefixes beside CTC and in the end judges whether a text may end.
 
     Returns:
-        Best tokens [b, t] padded with PAD, their numbers [b], and log p(tokens | source) of the search, [b] float32.
+        Best tokens [b, t] padded with PAD, their numbers [b], and log p(tokens | source) of the search, what the
+        language model adds included, [b] float32.
     """
     b, f, v = log_probs.shape
-    device = log_probs.device
     beam = max(beam, 1)
-    # New prefixes come from the `beam` best symbols that lead to a prefix not yet held; fewer than `beam` are held.
-    width = min(2 * beam, v - 1)
-    negative = float("-inf")
-    prefix = torch.full((b, beam, f), PAD, device=device)
-    length = torch.zeros(b, beam, dtype=torch.long, device=device)
-    last = torch.full((b, beam), PAD, device=device)
-    # A running 64-bit hash tells prefixes apart; equal prefixes get equal codes however they were reached.
-    code = torch.zeros(b, beam, dtype=torch.long, device=device)
-    blank_score = torch.full((b, beam), negative, device=device)
-    label_score = torch.full((b, beam), negative, device=device)
-    blank_score[:, 0] = 0.0
+    # New prefixes come from the `beam` best symbols that lead to a prefix not yet held; fewer than `beam` are held. A
+    # language model may prefer symbols that CTC does not rank so high.
+    width = min(2 * beam if fusion is None else max(2 * beam, FUSED_SYMBOLS), v - 1)
     symbols = log_probs.clone()
-    symbols[:, :, BLANK] = negative
+    symbols[:, :, BLANK] = float("-inf")
+    prefixes = _Prefixes.empty(b, beam, f, fusion.model.order - 1 if fusion else 0, log_probs.device)
     for i in range(f):
-        frame = log_probs[:, i]
-        total = torch.logaddexp(blank_score, label_score)
-        # 1. The prefix stays: blank, or its last symbol again.
-        stay_blank = total + frame[:, BLANK, None]
-        stay_label = label_score + frame.gather(1, last)
-        stay_label = stay_label.masked_fill(length == 0, negative)
-        # 2. The prefix grows by one symbol; the last symbol again only after a blank.
         top, choice = symbols[:, i].topk(width, dim=1)  # [b, w]
-        source = torch.where(choice[:, None, :] == last[:, :, None], blank_score[:, :, None], total[:, :, None])
-        grow = source + top[:, None, :]  # [b, beam, w]
-        grow_code = _extend(code[:, :, None], choice[:, None, :])
-        # 3. A grown prefix that the beam already holds adds to that one instead of standing twice.
-        held = (total > negative) & (length > 0)  # [b, beam]
-        moved = _score_of_parents(code, last, held, blank_score, total) + frame.gather(1, last)
-        stay_label = torch.logaddexp(stay_label, moved)
-        known = (grow_code.flatten(1)[:, :, None] == code[:, None, :]) & held[:, None, :]  # [b, beam*w, beam]
-        grow = torch.where(known.any(-1).view_as(grow), negative, grow)
-        # 4. The best `beam` of both kinds go on.
-        stay = torch.logaddexp(stay_blank, stay_label)
-        best, index = torch.cat([stay, grow.flatten(1)], dim=1).topk(beam, dim=1)
-        grown = index >= beam
-        offspring = (index - beam).clamp(min=0)
-        parent = torch.where(grown, offspring // width, index)
-        symbol = choice.gather(1, offspring % width)
-        new_prefix = prefix.gather(1, parent[:, :, None].expand(-1, -1, f))
-        new_length = length.gather(1, parent)
-        appended = new_prefix.scatter(2, new_length.clamp(max=f - 1)[:, :, None], symbol[:, :, None])
-        active = (i < frames)[:, None]
-        prefix = torch.where(
-            (active & grown)[:, :, None], appended, torch.where(active[:, :, None], new_prefix, prefix)
-        )
-        last = torch.where(active, torch.where(grown, symbol, last.gather(1, parent)), last)
-        code = torch.where(
-            active, torch.where(grown, _extend(code.gather(1, parent), symbol), code.gather(1, parent)), code
-        )
-        length = torch.where(active, new_length + grown.long(), length)
-        blank_score = torch.where(active, torch.where(grown, negative, stay_blank.gather(1, parent)), blank_score)
-        label_score = torch.where(active, torch.where(grown, best, stay_label.gather(1, parent)), label_score)
-    score = torch.logaddexp(blank_score, label_score)
+        prefixes = _extended(prefixes, log_probs[:, i], top, choice, fusion).where(i < frames, prefixes)
+    score = prefixes.total
+    if fusion is not None:
+        score = score + prefixes.prior + fusion.of_next(prefixes.context)[:, :, EOS]
     best, winner = score.max(1)
-    rows = torch.arange(b, device=device)
-    lengths = length[rows, winner]
+    rows = torch.arange(b, device=log_probs.device)
+    lengths = prefixes.length[rows, winner]
     longest = int(lengths.max()) if b else 0
-    return prefix[rows, winner, :longest], lengths, best
+    return prefixes.tokens[rows, winner, :longest], lengths, best
+
+
+@dataclass(frozen=True)
+class _Prefixes:
+    """The prefixes that a beam holds."""
+
+    tokens: Tensor
+    """[b, beam, f]."""
+    length: Tensor
+    """[b, beam]."""
+    last: Tensor
+    """[b, beam] last symbol; PAD of an empty prefix."""
+    code: Tensor
+    """[b, beam] a running 64-bit hash: equal prefixes have equal codes however they were reached."""
+    blank_score: Tensor
+    """[b, beam] log-probability of the alignments so far that end in blank."""
+    label_score: Tensor
+    """[b, beam] that of those that end in the last symbol."""
+    prior: Tensor
+    """[b, beam] what a language model has added."""
+    context: Tensor
+    """[b, beam, order - 1] what it looks at."""
+
+    @classmethod
+    def empty(cls, b: int, beam: int, f: int, context: int, device: torch.device) -> _Prefixes:
+        """Return beams that hold the empty prefix alone."""
+        zeros = torch.zeros(b, beam, dtype=torch.long, device=device)
+        impossible = torch.full((b, beam), float("-inf"), device=device)
+        blank_score = impossible.clone()
+        blank_score[:, 0] = 0.0
+        return cls(
+            tokens=torch.full((b, beam, f), PAD, device=device),
+            length=zeros,
+            last=torch.full((b, beam), PAD, device=device),
+            code=zeros,
+            blank_score=blank_score,
+            label_score=impossible,
+            prior=torch.zeros(b, beam, device=device),
+            context=torch.full((b, beam, context), BOS, device=device),
+        )
+
+    @property
+    def total(self) -> Tensor:
+        """Log-probability of all alignments so far, [b, beam]."""
+        return torch.logaddexp(self.blank_score, self.label_score)
+
+    def where(self, active: Tensor, others: _Prefixes) -> _Prefixes:
+        """Return these for sentences that are active [b], and `others` for those that have ended."""
+        both = ((getattr(self, field.name), getattr(others, field.name)) for field in fields(self))
+        return _Prefixes(*(torch.where(active.view(-1, *[1] * (a.dim() - 1)), a, b) for a, b in both))
+
+
+def _extended(held: _Prefixes, frame: Tensor, top: Tensor, choice: Tensor, fusion: Fusion | None) -> _Prefixes:
+    """Return the best prefixes after one more frame.
+
+    Args:
+        held: the prefixes so far.
+        frame: [b, v] log-probabilities.
+        top: [b, w] those of the symbols that prefixes may grow by.
+        choice: [b, w] these symbols.
+        fusion: a language model.
+    """
+    negative = float("-inf")
+    beam, width = held.last.shape[1], choice.shape[1]
+    total = held.total
+    # 1. The prefix stays: blank, or its last symbol again.
+    stay_blank = total + frame[:, BLANK, None]
+    stay_label = held.label_score + frame.gather(1, held.last)
+    stay_label = stay_label.masked_fill(held.length == 0, negative)
+    # 2. The prefix grows by one symbol; the last symbol again only after a blank.
+    again = choice[:, None, :] == held.last[:, :, None]
+    grow = torch.where(again, held.blank_score[:, :, None], total[:, :, None]) + top[:, None, :]  # [b, beam, w]
+    grow_code = _extend(held.code[:, :, None], choice[:, None, :])
+    # 3. A grown prefix that the beam already holds adds to that one instead of standing twice.
+    real = (total > negative) & (held.length > 0)  # [b, beam]
+    moved = _score_of_parents(held.code, held.last, real, held.blank_score, total) + frame.gather(1, held.last)
+    stay_label = torch.logaddexp(stay_label, moved)
+    known = (grow_code.flatten(1)[:, :, None] == held.code[:, None, :]) & real[:, None, :]  # [b, beam*w, beam]
+    grow = torch.where(known.any(-1).view_as(grow), negative, grow)
+    # 4. The best `beam` of both kinds go on.
+    scores = torch.cat([torch.logaddexp(stay_blank, stay_label), grow.flatten(1)], dim=1)
+    priors = held.prior.new_zeros(scores.shape)
+    if fusion is not None:
+        added = fusion.of_next(held.context).gather(2, choice[:, None, :].expand(-1, beam, -1))  # [b, beam, w]
+        priors = torch.cat([held.prior, (held.prior[:, :, None] + added).flatten(1)], dim=1)
+    index = (scores + priors).topk(beam, dim=1).indices
+    grown = index >= beam
+    offspring = (index - beam).clamp(min=0)
+    parent = torch.where(grown, offspring // width, index)
+    symbol = choice.gather(1, offspring % width)
+
+    def of_parent(x: Tensor) -> Tensor:
+        return x.gather(1, parent.view(*parent.shape, *[1] * (x.dim() - 2)).expand(-1, -1, *x.shape[2:]))
+
+    tokens, length, context = of_parent(held.tokens), of_parent(held.length), of_parent(held.context)
+    appended = tokens.scatter(2, length.clamp(max=tokens.shape[2] - 1)[:, :, None], symbol[:, :, None])
+    moved_on = torch.cat([context, symbol[:, :, None]], dim=2)[:, :, 1:]
+    return _Prefixes(
+        tokens=torch.where(grown[:, :, None], appended, tokens),
+        length=length + grown.long(),
+        last=torch.where(grown, symbol, of_parent(held.last)),
+        code=torch.where(grown, _extend(of_parent(held.code), symbol), of_parent(held.code)),
+        blank_score=torch.where(grown, negative, of_parent(stay_blank)),
+        label_score=torch.where(grown, scores.gather(1, index), of_parent(stay_label)),
+        prior=priors.gather(1, index),
+        context=torch.where(grown[:, :, None], moved_on, context),
+    )
 
 
 def _score_of_parents(code: Tensor, last: Tensor, held: Tensor, blank_score: Tensor, total: Tensor) -> Tensor:

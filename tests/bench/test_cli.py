@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
+import bench.figures
 from bench import plan as plan_module
 from bench.cli import main
 from bench.graph import build_graph
@@ -72,6 +73,12 @@ sys.exit(main())
 """
 
 
+@pytest.fixture(autouse=True)
+def _own_path(monkeypatch):
+    """Forget the folders that the verbs put on the path."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+
 @pytest.fixture
 def suite(tmp_path, monkeypatch):
     files = []
@@ -98,8 +105,7 @@ def made_up(suite, monkeypatch):
         print_table=lambda records, console: console.print(f"a table of {len(records)} records"),
     )
     monkeypatch.setitem(sys.modules, "bench.tables", tables)
-    figures = SimpleNamespace(write_figures=lambda folder: (folder / "figure.svg").write_text("figure"))
-    monkeypatch.setitem(sys.modules, "bench.figures", figures)
+    monkeypatch.setattr(bench.figures, "write_figures", lambda folder: (folder / "figure.svg").write_text("figure"))
     return suite
 
 
@@ -195,6 +201,9 @@ def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(suite, tmp_path):
         ["run", "SUITE", "--jobs", "0"],
         ["run", "SUITE", "--device", "tpu"],
         ["run", "SUITE", "--dtype", "float16"],
+        ["run", "SUITE", "--only", ""],
+        ["run", "SUITE", "--only", " , "],
+        ["plan", "SUITE", "--only", ""],
         ["run", "SUITE", "--no-such-option"],
         ["plan", "no such.yaml"],
         ["list", "no such family"],

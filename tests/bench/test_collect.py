@@ -178,6 +178,25 @@ def test_hypotheses_of_a_former_run_go_away(results):
     ]  # fmt: skip
 
 
+def test_a_folder_of_hypotheses_that_is_empty_goes_away(results):
+    results.write()
+    for cell in results.graph.cells:
+        results.fail(cell.evaluation, "failed", "x")
+    results.write()
+    assert not (results.folder / "hypotheses" / "dates").exists()
+
+
+def test_without_former_records_no_file_is_taken_for_ours(results):
+    own = results.folder / "hypotheses" / "dates" / "ctc-raw-s1.txt"
+    own.parent.mkdir(parents=True)
+    own.write_text("not ours")
+    for content in (None, "damaged"):
+        if content is not None:
+            (results.folder / "records.csv").write_text(content)
+        results.write()
+        assert own.read_text() == "not ours"
+
+
 def test_latencies_say_which_cell_they_belong_to(results):
     results.write()
     with (results.folder / "latencies.csv").open() as file:

@@ -78,7 +78,7 @@ def test_batches_decode_at_least_five_times_as_fast_as_single_sentences(parents)
 
     def seconds(batch_size):
         started = time.process_time()
-        decode_corpus(model, sources, settings, batch_size, "float32")
+        decode_corpus(model, sources, settings, data.data_spec, batch_size, "float32")
         return time.process_time() - started
 
     seconds(128)  # warm-up

@@ -61,6 +61,7 @@ class TestCode:
             ("añb", "'ñ' in 'añb' has no Morse code"),
             ("A", "'A' in 'A' has no Morse code; allowed: a b c"),
         ],
+        ids=["nothing", "two spaces", "space before", "space behind", "foreign letter", "capital"],
     )
     def test_what_cannot_be_sent(self, text: str, message: str) -> None:
         with pytest.raises(ValueError, match=message):
@@ -163,8 +164,7 @@ class TestLevels:
         audio = hear(text="paris " * 10 + "paris", wpm=40)
         frequencies, density = scipy.signal.welch(audio, RATE, nperseg=2048)
         far = np.abs(frequencies - 700) > 250
-        # A tone switched at once has sidelobes of 1 / (pi f d)^2 for dots of d = 30 ms: at 250 Hz -27 dB. The edges'
-        # spectrum is that of half a sine, which falls off from 3 / 2 / 5 ms = 300 Hz on.
+        # A tone that is switched at once has nearly 1 % of its power there (-21 dB): the spectrum of a square falls slowly.
         assert decibels(density[far].sum() / density.sum()) < -40
 
     def test_an_edge_is_a_raised_cosine_of_5_ms(self) -> None:

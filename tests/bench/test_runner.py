@@ -98,7 +98,7 @@ def test_timed_steps_run_last_and_alone(harness):
 @pytest.mark.parametrize(
     ("do", "status", "reason"),
     [
-        ("raise", "failed", "ValueError: last line"),
+        ("raise", "failed", "ValueError: first line"),
         ("step failure", "failed", "loss is nan at step 3"),
         ("data error", "failed", "train.de: line 3 is empty"),
         ("memory error", "oom", "MemoryError"),

@@ -65,6 +65,11 @@ def refused(old="", new="", text=SUITE, overrides=()):
             "num_head: 4",
             "4: backbone.num_head: unknown key 'num_head'; did you mean 'num_heads'? there are:",
         ),
+        (
+            "    config:\n",
+            "    companions: {draft: {system: ctc, dat: raw}}\n    config:\n",
+            "17: systems[1].companions.draft.dat: unknown key; did you mean 'data'? allowed: data, system",
+        ),
         # unknown names
         ("- dates", "- datse", "3: tasks[0].task: unknown task 'datse'; did you mean 'dates'? there are: dates"),
         (
@@ -316,12 +321,16 @@ def test_an_external_family(tmp_path, monkeypatch):
         "FAMILY = Family('mine', Config, Settings, Model, False, 'Mine')\n"
     )
     (tmp_path / "house" / "broken.py").write_text("1 / 0\n")
+    (tmp_path / "house" / "exits.py").write_text("import sys\nsys.exit('bye')\n")
+    (tmp_path / "house" / "exits_silently.py").write_text("raise SystemExit\n")
     (tmp_path / "house" / "other.py").write_text("")
     monkeypatch.syspath_prepend(tmp_path)
     text = changed("    family: ctc", "    family: house.mine", changed("      upsampling: 2", "      {}"))
     assert load(text).models()[-1].config == {"model_dim": 128}
     for module, answer in [
-        ("broken", "family 'house.broken' cannot be imported: division by zero"),
+        ("broken", "family 'house.broken' cannot be imported: ZeroDivisionError: division by zero"),
+        ("exits", "family 'house.exits' cannot be imported: SystemExit: bye"),
+        ("exits_silently", "family 'house.exits_silently' cannot be imported: SystemExit"),
         ("other", "module 'house.other' defines no FAMILY"),
         ("gone", "family 'house.gone' cannot be imported: No module named 'house.gone'"),
     ]:

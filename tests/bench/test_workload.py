@@ -4,9 +4,11 @@ import torch
 from bench.preparation import PreparedData
 from bench.steps import StepFailure
 from bench.workload import Output, OutputMismatch, Scored, System, draw_sample
-from models.interface import BLANK, BOS, EOS, MASK, PAD, PLH, UNK
+from models.interface import PAD, UNK, DataSpec
 from tests.bench import tiny
 from tests.bench.scripted import batches_of
+
+DATA = DataSpec(vocab_size=100, max_source_length=5, max_target_length=3)
 
 
 def output(rows, scores):
@@ -17,7 +19,7 @@ def output(rows, scores):
 
 
 def system(*scored):
-    return System(torch.nn.Identity(), None, [Scored("", tokens, score) for tokens, score in scored], "cpu")
+    return System(torch.nn.Identity(), None, [Scored("", tokens, score) for tokens, score in scored], DATA, "cpu")
 
 
 def test_the_sample_is_fixed_and_sorted_by_length(tmp_path):
@@ -30,7 +32,8 @@ def test_the_sample_is_fixed_and_sorted_by_length(tmp_path):
     lengths = [len(s.source) for s in sample]
     assert lengths == sorted(lengths)
     texts = {e.id: e.source for e in data.examples("test")}
-    assert all(s.text == texts[s.id] and s.source == data.tokenizer.encode(s.text) for s in sample)
+    assert all(s.example.source == texts[s.id] for s in sample)
+    assert all(s.source == data.tokenizer.encode(s.example.source) for s in sample)
     assert {s.id for s in draw_sample(data, "test", ids, 1000)} == ids
 
 
@@ -47,9 +50,8 @@ def test_batches_are_cut_in_order_and_padded():
     assert second.src.tolist() == [[10, 11, 12]]
 
 
-def test_only_emitted_target_tokens_count():
-    row = [7, UNK, PAD, BOS, EOS, MASK, BLANK, PLH, 8]
-    assert output([row, [9]], [0.0, 0.0]).emitted() == 4  # 7, the unknown word, 8 and 9
+def test_emitted_tokens_are_counted_without_padding():
+    assert output([[7, 8, 9], [9]], [0.0, 0.0]).emitted() == 3 + 1
 
 
 def test_equal_outputs_have_no_ties_whatever_their_scores():
@@ -66,3 +68,41 @@ def test_any_other_difference_is_a_mismatch(score):
     scored = system(([7, 8], -1.0), ([9], -2.0), ([9], -2.0))
     with pytest.raises(OutputMismatch, match="1 of 3 outputs differ from the scored hypotheses"):
         scored.count_ties([output([[7, 8], [10], [9, 9]], [-1.0, score, -2.0])])
+
+
+def sample(count, ties):
+    """A system and its outputs for `count` sentences, of which the first `ties` differ at the scored score."""
+    scores = [-1.0 - i for i in range(count)]
+    rows = [[8] if i < ties else [7] for i in range(count)]
+    return system(*(([7], score) for score in scores)), [output(rows, scores)]
+
+
+@pytest.mark.parametrize(("count", "allowed"), [(10, 1), (99, 1), (100, 2), (160, 3)])
+def test_a_few_ties_are_tolerated_and_no_more(count, allowed):  # 2 % of the sample, and one in any case
+    scored, outputs = sample(count, allowed)
+    assert scored.count_ties(outputs) == allowed
+    scored, outputs = sample(count, allowed + 1)
+    message = (
+        f"{allowed + 1} of {count} outputs differ from the scored hypotheses at an equal score; tolerated are {allowed}"
+    )
+    with pytest.raises(OutputMismatch, match=message):
+        scored.count_ties(outputs)
+
+
+def test_scores_that_are_all_equal_excuse_nothing():
+    scored = system(*(([7], 0.0) for _ in range(100)))
+    assert scored.count_ties([output([[7]] * 100, [0.0] * 100)]) == 0
+    with pytest.raises(
+        OutputMismatch, match="1 of 100 outputs differ from the scored hypotheses, and all have the same"
+    ):
+        scored.count_ties([output([[8]] + [[7]] * 99, [0.0] * 100)])
+
+
+@pytest.mark.parametrize(
+    ("ids", "answer"),
+    [([UNK], "emitted id 3, the special symbol <unk>"), ([7] * 4, "gave 4 tokens; no target has more than 3")],
+    ids=["unknown-word", "too-long"],
+)
+def test_timed_outputs_hold_what_targets_can_also_if_they_were_scored(ids, answer):
+    with pytest.raises(StepFailure, match=answer):
+        system((ids, 0.0)).count_ties([output([ids], [0.0])])

@@ -20,7 +20,7 @@ def test_padding_changes_no_frame(cross_attention):
         hidden, frames = model._frames(batch.src, batch.src_len)
         for i, n in enumerate(batch.src_len.tolist()):
             alone, count = model._frames(batch.src[i : i + 1, :n], batch.src_len[i : i + 1])
-            assert frames[i] == count[0] == n * model.upsampling
+            assert frames[i] == count[0] == n * model.upsample.factor
             torch.testing.assert_close(hidden[i, : frames[i]], alone[0], atol=1e-5, rtol=1e-5)
 
 

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -206,38 +206,33 @@ class TestFeatures:
 
 
 class TestConfig:
-    @pytest.mark.parametrize(
-        ("config", "message"),
-        [
-            ({"wpm": (30, 20)}, "wpm must rise, got 30, 20"),
-            ({"words": (3, 2)}, "words must rise, got 3, 2"),
-            ({"snr_db": (5, -5)}, "snr_db must rise, got 5, -5"),
-            ({"silence": (0.4, 0.1)}, "silence must rise, got 0.4, 0.1"),
-            ({"fading_db": (3, 1)}, "fading_db must rise"),
-            ({"fading_hz": (3, 1)}, "fading_hz must rise"),
-            ({"tone_hz": (700, 600)}, "tone_hz must rise"),
-            (
-                {"tone_hz": (200, 600)},
-                "tone_hz from 200 to 600 leaves the band .* from 300 to 1100",
-            ),
-            ({"tone_hz": (400, 1200)}, "tone_hz from 400 to 1200 leaves"),
-            ({"tone_hz": (400, 2100), "features": {"high_freq": 0}}, "from 300 to 2000 Hz"),
-            # 43 dots of 0.24 s, and twice 0.4 s of silence.
-            ({"wpm": (5, 20), "max_seconds": 11}, "max_seconds 11 .* takes 11.1 seconds at 5 words per minute"),
-            ({"max_target_tokens": 9}, "max_target_tokens 9 leaves no room"),
-            ({"normalisation": "speaker"}, "normalisation 'speaker'"),
-            ({"wpm": (20,)}, "at least 2 items"),
-            ({"wpm": (20, 25, 30)}, "at most 2 items"),
-            ({"wpm": (4, 20)}, "greater than or equal to 5"),
-            ({"words": (0, 2)}, "greater than or equal to 1"),
-            ({"jitter": 0.6}, "less than or equal to 0.5"),
-            ({"random_words": 1.5}, "less than or equal to 1"),
-            ({"train_utterances": 0}, "greater than or equal to 1"),
-            ({"seed": -1}, "greater than or equal to 0"),
-            ({"noise": 1}, "Extra inputs"),
-        ],
-        ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
-    )
+    REFUSED: ClassVar[dict[str, tuple[dict[str, Any], str]]] = {
+        "wpm falls": ({"wpm": (30, 20)}, "wpm must rise, got 30, 20"),
+        "words fall": ({"words": (3, 2)}, "words must rise, got 3, 2"),
+        "snr falls": ({"snr_db": (5, -5)}, "snr_db must rise, got 5, -5"),
+        "silence falls": ({"silence": (0.4, 0.1)}, "silence must rise, got 0.4, 0.1"),
+        "fading_db falls": ({"fading_db": (3, 1)}, "fading_db must rise, got 3, 1"),
+        "fading_hz falls": ({"fading_hz": (3, 1)}, "fading_hz must rise, got 3, 1"),
+        "tone falls": ({"tone_hz": (700, 600)}, "tone_hz must rise, got 700, 600"),
+        "tone too low": ({"tone_hz": (200, 600)}, "tone_hz from 200 to 600 leaves the band .* from 300 to 1100 Hz"),
+        "tone too high": ({"tone_hz": (400, 1200)}, "tone_hz from 400 to 1200 leaves"),
+        "tone over nyquist": ({"tone_hz": (400, 2100), "features": {"high_freq": 0}}, "from 300 to 2000 Hz"),
+        # 43 dots of 0.24 s, and twice 0.4 s of silence.
+        "no room": ({"wpm": (5, 20), "max_seconds": 11}, "max_seconds 11 .* takes 11.1 seconds at 5 words per minute"),
+        "few tokens": ({"max_target_tokens": 9}, "max_target_tokens 9 leaves no room"),
+        "no speakers": ({"normalisation": "speaker"}, "normalisation 'speaker'"),
+        "one end": ({"wpm": (20,)}, "at least 2 items"),
+        "three ends": ({"wpm": (20, 25, 30)}, "at most 2 items"),
+        "too slow": ({"wpm": (4, 20)}, "greater than or equal to 5"),
+        "no word": ({"words": (0, 2)}, "greater than or equal to 1"),
+        "much jitter": ({"jitter": 0.6}, "less than or equal to 0.5"),
+        "share above one": ({"random_words": 1.5}, "less than or equal to 1"),
+        "empty split": ({"train_utterances": 0}, "greater than or equal to 1"),
+        "negative seed": ({"seed": -1}, "greater than or equal to 0"),
+        "unknown option": ({"noise": 1}, "Extra inputs"),
+    }
+
+    @pytest.mark.parametrize(("config", "message"), REFUSED.values(), ids=REFUSED)
     def test_impossible_options_are_refused(self, config: dict[str, Any], message: str) -> None:
         with pytest.raises(ValidationError, match=message):
             MorseConfig(**config)
