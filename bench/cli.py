@@ -12,9 +12,9 @@ import os
 import shlex
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from bench.graph import Graph
 
 GOOD, FAILED, USAGE, INTERRUPTED = 0, 2, 3, 130
-
-T = TypeVar("T")
 
 app = typer.Typer(
     help="Measure autoregressive and non-autoregressive sequence decoders on equal terms.",
@@ -177,13 +175,14 @@ def plot(folders: ResultsArgument) -> None:
     for folder in folders:
         _read_records(folder)
     from bench.figures import write_figures
-    from bench.figures.latency import read_latencies
 
     for folder in folders:
-        if (folder / "latencies.csv").is_file():
-            _readable(read_latencies, folder / "latencies.csv")
-    for folder in folders:
-        write_figures(folder)
+        try:
+            write_figures(folder)
+        except ValueError as error:
+            if not any(str(error).startswith(str(file)) for file in folder.glob("*.csv")):
+                raise  # no message of a reader: those begin with the file that is damaged
+            raise UserError(str(error)) from error
 
 
 @app.command()
@@ -283,15 +282,10 @@ def _read_records(folder: Path) -> list[Record]:
     path = folder / "records.csv"
     if not path.is_file():
         raise UserError(f"{folder}: no records.csv here; is it the results folder of a suite?")
-    records = _readable(read_records, path)
+    try:
+        records = read_records(path)
+    except ValueError as error:
+        raise UserError(str(error)) from error
     if not records:
         raise UserError(f"{path}: no records; run the suite again")
     return records
-
-
-def _readable(read: Callable[[Path], T], path: Path) -> T:
-    """Return what `read` makes of the file; that it is damaged is for the user to mend."""
-    try:
-        return read(path)
-    except ValueError as error:
-        raise UserError(str(error)) from error

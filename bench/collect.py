@@ -31,6 +31,7 @@ StepId = tuple[str, str]
 METRIC_LIBRARIES = ("jiwer", "rapidfuzz", "sacrebleu")
 CELL_COLUMNS = ("task", "system", "data", "settings", "seed")
 """What tells cells apart in latencies.csv."""
+CURVE_COLUMNS = ("task", "system", "data", "seed", "metric", "step", "tokens", "seconds", "loss", "score")
 
 
 class Collector:
@@ -94,6 +95,20 @@ class Collector:
                 for row in reader:
                     writer.writerow({**row, **_columns(cells[row["cell"]])})
         return None if writer is None else output.getvalue()
+
+    def curves(self) -> str:
+        """Return the learning curves of all models as CSV: what each evaluation on the development set gave."""
+        output = io.StringIO()
+        writer = csv.DictWriter(output, CURVE_COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        models = {cell.model.id: cell for cell in self.graph.cells if self._is_done(cell.model)}
+        for cell in models.values():
+            report = self._read(cell.model, "training.json")
+            which = {name: value for name, value in _columns(cell).items() if name != "settings"}
+            for point in report["curve"]:
+                row = {**which, "metric": report["selection"]["metric"], **point}
+                writer.writerow({name: row[name] for name in CURVE_COLUMNS})
+        return output.getvalue()
 
     def describe(self, command: Sequence[str]) -> dict[str, Any]:
         """Return the content of environment.json."""
@@ -181,6 +196,7 @@ def write_results(collector: Collector, folder: Path, command: Sequence[str]) ->
         (folder / "latencies.csv").unlink(missing_ok=True)
     else:
         write_atomically(folder / "latencies.csv", latencies)
+    write_atomically(folder / "curves.csv", collector.curves())
     write_json(folder / "environment.json", collector.describe(command))
     write_records(folder / "records.csv", records)
     write_tables(folder)

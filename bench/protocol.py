@@ -96,11 +96,7 @@ def _warnings(task: TaskResults, speed: list[Record]) -> list[str]:
         if autoregressive and not any(c.data == "distilled" and c.family in autoregressive for c in task.cells):
             line += " No AR system is, so that distilled rows compare with it only with care."
         lines.append(line)
-    budgets = sorted(r.value for r in task.records if r.metric == "train_tokens" and r.value)
-    if budgets and budgets[-1] > budgets[0] * (1 + BUDGET_TOLERANCE):
-        lines.append(
-            f"Training budgets differ: {budgets[0]:.0f} to {budgets[-1]:.0f} target tokens (see the models below)."
-        )
+    lines += _budgets(task)
     started: dict[str, list[str]] = {}
     for record in task.records:
         if record.metric == "train_tokens" and record.signature.startswith(INIT):
@@ -119,6 +115,20 @@ def _warnings(task: TaskResults, speed: list[Record]) -> list[str]:
     if failed:
         lines.append(f"{failed} of {len(task.cells)} cells failed in whole or in part.")
     return lines
+
+
+def _budgets(task: TaskResults) -> list[str]:
+    """Return what to know of the budgets: nothing if all models had as many target tokens, or else whether as long."""
+    tokens, minutes = (
+        sorted(r.value for r in task.records if r.metric == metric and r.value)
+        for metric in ("train_tokens", "train_minutes")
+    )
+    if not tokens or tokens[-1] <= tokens[0] * (1 + BUDGET_TOLERANCE):
+        return []
+    spent = f"{tokens[0]:.0f} to {tokens[-1]:.0f} target tokens (see the models below)"
+    if minutes and minutes[-1] <= minutes[0] * (1 + BUDGET_TOLERANCE):
+        return [f"Every model was trained for {minutes[0]:.3g} minutes, in which they saw {spent}."]
+    return [f"Training budgets differ: {spent}."]
 
 
 def _and(values: Iterable[str]) -> str:

@@ -36,8 +36,8 @@ def build_tables(records: Iterable[Record]) -> pd.DataFrame:
     """Return one row per cell with every value that was measured.
 
     A value has the column `metric`, `metric[subset]`, `metric@batch`, `metric:part@batch` or `metric@batch vs
-    reference`, and beside it `... low` and `... high` for the interval of a single seed, `... min` and `... max` for the
-    spread over several. Columns without any value are left out.
+    reference`, and beside it `... low` and `... high` for the interval of a single seed, `... min` and `... max` for
+    the spread over several. Columns without any value are left out.
     """
     rows = []
     for task in by_task(records):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from bench.figures.errors import draw_errors
 from bench.figures.latency import Samples, draw_latency, read_latencies
+from bench.figures.learning import Curve, draw_learning, read_curves
 from bench.figures.multimodality import draw_multimodality
 from bench.figures.pareto import draw_pareto
 from bench.figures.real_time import draw_real_time
@@ -24,30 +25,33 @@ from bench.results import TaskResults, by_task
 
 KINDS = (
     *("quality-speedup", "throughput", "latency", "quality-passes", "multimodality"),
-    *("quality-rtf", "subsets", "errors"),
+    *("quality-rtf", "subsets", "errors", "learning"),
 )
 """What file names end with, after the task."""
 
 
 def write_figures(results_dir: Path) -> list[Path]:
-    """Draw the figures of each task into `figures/` as PNG and SVG, from `records.csv` and, if there, `latencies.csv`.
+    """Draw the figures of each task into `figures/` as PNG and SVG, from `records.csv` and what lies beside it.
+
+    That is `latencies.csv`, the raw times, and `curves.csv`, the learning curves; either may be missing.
 
     The same records give the same bytes. A figure that has nothing to do with a task is not drawn, and those that a
     former run left go away.
 
     Raises:
-        ValueError: one of the two files is damaged.
+        ValueError: one of the files is damaged.
     """
     records = read_records(results_dir / "records.csv")
     latencies = results_dir / "latencies.csv"
     samples = read_latencies(latencies) if latencies.is_file() else None
+    curves = read_curves(results_dir / "curves.csv") if (results_dir / "curves.csv").is_file() else []
     folder = results_dir / "figures"
     folder.mkdir(exist_ok=True)
     written = []
     for task in by_task(records):
         for kind in KINDS:
             with styled():
-                figure = draw(kind, task, samples)
+                figure = draw(kind, task, samples, curves)
                 if figure is not None:
                     written += save(figure, folder / f"{file_name(task.name)}-{kind}")
     drawn = re.compile(rf".*-({'|'.join(KINDS)})\.(png|svg)")
@@ -57,8 +61,11 @@ def write_figures(results_dir: Path) -> list[Path]:
     return written
 
 
-def draw(kind: str, task: TaskResults, samples: Samples | None = None) -> Figure | None:
-    """Draw one of `KINDS`; None if it has nothing to do with the task. `samples` are the raw latencies, if there."""
+def draw(kind: str, task: TaskResults, samples: Samples | None = None, curves: Sequence[Curve] = ()) -> Figure | None:
+    """Draw one of `KINDS`; None if it has nothing to do with the task.
+
+    samples: the raw latencies, if there are any; curves: the learning curves, those of other tasks among them.
+    """
     drawers: dict[str, Callable[[TaskResults], Figure | None]] = {
         "quality-speedup": draw_pareto,
         "throughput": draw_throughput,
@@ -68,6 +75,7 @@ def draw(kind: str, task: TaskResults, samples: Samples | None = None) -> Figure
         "quality-rtf": draw_real_time,
         "subsets": draw_subsets,
         "errors": draw_errors,
+        "learning": partial(draw_learning, curves=curves),
     }
     return drawers[kind](task)
 

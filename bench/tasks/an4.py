@@ -28,7 +28,7 @@ from bench.errors import DataError
 from bench.features import FeatureOptions
 from bench.fetch import data_root, locate, sha256_of
 from bench.tasks.base import SPLITS, Task
-from bench.tasks.speech import SpeechOptions, Utterance, library_versions, prepare_speech
+from bench.tasks.speech import ERROR_KINDS, SpeechOptions, Utterance, library_versions, prepare_speech
 
 COMMIT = "b567d132f43304e70a2b2eca6077f22255311812"
 """State of the repository cmusphinx/an4 that the archive is made from."""
@@ -70,7 +70,7 @@ class An4(Task):
     name = "an4"
     title = "AN4"
     Config = An4Config
-    metrics: ClassVar = ("wer", "cer", "ser", "repetition_rate", "length_ratio", "empty_rate")
+    metrics: ClassVar = ("wer", "cer", "ser", *ERROR_KINDS, "repetition_rate", "length_ratio", "empty_rate")
     selection_metric = "cer"
     modality = "speech"
 

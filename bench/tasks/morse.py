@@ -24,9 +24,11 @@ from bench.errors import DataError
 from bench.features import FeatureOptions
 from bench.morse_audio import Transmission, message_seconds, render
 from bench.morse_text import draw_message, split_of
-from bench.tasks.base import SPLITS, Task
-from bench.tasks.speech import SpeechOptions, Utterance, library_versions, prepare_speech
+from bench.tasks.base import SPLITS, Example, Task
+from bench.tasks.speech import ERROR_KINDS, SpeechOptions, Utterance, library_versions, prepare_speech
 
+SNR_STEP = 5
+"""Decibels over which results are put together."""
 _ATTEMPTS = 1000
 """Draws of a message before its kind is taken to be exhausted."""
 _GOLDEN = (5**0.5 - 1) / 2
@@ -124,11 +126,17 @@ class Morse(Task):
     name = "morse"
     title = "Morse code"
     Config = MorseConfig
-    metrics: ClassVar = ("cer", "wer", "ser", "repetition_rate", "length_ratio", "empty_rate")
+    metrics: ClassVar = ("cer", "wer", "ser", *ERROR_KINDS, "repetition_rate", "length_ratio", "empty_rate")
     selection_metric = "cer"
+    subset_metrics: ClassVar = ("cer", "wer")
     modality = "speech"
 
     config: MorseConfig
+
+    def subset(self, example: Example) -> str:
+        """Return which 5 dB of the signal-to-noise ratio the message is in, `snr_db=0..5`."""
+        low = SNR_STEP * int(float(example.tags["snr_db"]) // SNR_STEP)
+        return f"snr_db={low}..{low + SNR_STEP}"
 
     def fingerprint(self) -> dict[str, Any]:
         """Return the versions of the libraries that draw the messages and prepare them."""

@@ -23,10 +23,17 @@ from bench.tasks.transcripts import train_tokenizer
 from bench.tasks.utterances import SpeechOptions, Utterance, UtteranceSplit
 from bench.text import Tokenizer
 
-__all__ = ["SpeechOptions", "Utterance", "library_versions", "prepare_speech"]
+__all__ = ["ERROR_KINDS", "SpeechOptions", "Utterance", "library_versions", "prepare_speech"]
 
 DEFAULT_VOCAB_SIZE = 1000
 """Subword pieces if the options name no number."""
+
+
+ERROR_KINDS = (
+    *("cer_substitutions", "cer_deletions", "cer_insertions"),
+    *("wer_substitutions", "wer_deletions", "wer_insertions"),
+)
+"""Metrics that say what kinds of errors there are, which every task of speech reports."""
 
 
 def prepare_speech(folder: Path, splits: Mapping[str, Iterable[Utterance]], options: SpeechOptions) -> None:

@@ -22,7 +22,7 @@ from bench.errors import DataError, nearest
 from bench.fetch import sha256_of
 from bench.tasks.base import SPLITS, Task
 from bench.tasks.corpus import read_lines
-from bench.tasks.speech import SpeechOptions, Utterance, library_versions, prepare_speech
+from bench.tasks.speech import ERROR_KINDS, SpeechOptions, Utterance, library_versions, prepare_speech
 from bench.tasks.transcripts import unusable_symbol
 
 REQUIRED = ("audio", "text")
@@ -60,7 +60,7 @@ class SpeechManifest(Task):
     name = "speech_manifest"
     title = "Speech"
     Config = SpeechManifestConfig
-    metrics: ClassVar = ("wer", "cer", "ser", "repetition_rate", "length_ratio", "empty_rate")
+    metrics: ClassVar = ("wer", "cer", "ser", *ERROR_KINDS, "repetition_rate", "length_ratio", "empty_rate")
     selection_metric = "cer"
     modality = "speech"
 

@@ -10,7 +10,6 @@ from types import SimpleNamespace
 
 import pytest
 
-import bench.figures
 from bench import plan as plan_module
 from bench.cli import main
 from bench.graph import build_graph
@@ -51,7 +50,8 @@ def run(spec, folder, parents, progress):
         if behaviour == "sleep" and spec["family"] == "ctc":
             (folder / "checkpoint").touch()
             time.sleep(60)
-        write_json(folder / "training.json", {"records": [row("parameters", 1000)]})
+        report = {"records": [row("parameters", 1000)], "curve": [], "selection": {"metric": "bleu"}}
+        write_json(folder / "training.json", report)
     elif "quality" in spec:
         write_json(folder / "scores.json", [row("bleu", 50.0)])
         (folder / "hypotheses.jsonl").write_text(json.dumps({"id": "0", "hypothesis": "a"}) + "\\n")
@@ -105,7 +105,8 @@ def made_up(suite, monkeypatch):
         print_table=lambda records, console: console.print(f"a table of {len(records)} records"),
     )
     monkeypatch.setitem(sys.modules, "bench.tables", tables)
-    monkeypatch.setattr(bench.figures, "write_figures", lambda folder: (folder / "figure.svg").write_text("figure"))
+    figures = SimpleNamespace(write_figures=lambda folder: (folder / "figure.svg").write_text("figure"))
+    monkeypatch.setitem(sys.modules, "bench.figures", figures)
     return suite
 
 

@@ -129,14 +129,29 @@ def test_only_a_regression_has_exit_code_1(error, code, shown, monkeypatch, caps
         assert printed.rstrip().endswith(str(error))
 
 
-@pytest.mark.parametrize(
-    "content", ["", "a,b\n1,2\n", "task,system,data,settings,sentence,milliseconds\nt,s,raw,,1,-3\n"]
-)
-def test_damaged_latencies_are_one_line(content, tmp_path, capsys):
-    record = Record("s", "dates", "test", "a", "ctc", "", "raw", 1, "bleu", 50.0, "")
-    write_records(tmp_path / "records.csv", [record])
-    (tmp_path / "latencies.csv").write_text(content)
-    assert main(["plot", str(tmp_path)]) == 3
+@pytest.fixture
+def results(tmp_path):
+    """A results folder."""
+    write_records(tmp_path / "records.csv", [Record("s", "dates", "test", "a", "ctc", "", "raw", 1, "bleu", 50.0, "")])
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["latencies.csv", "curves.csv"])
+@pytest.mark.parametrize("content", ["", "a,b\n1,2\n", "\xff"], ids=["empty", "other-columns", "no-text"])
+@pytest.mark.parametrize("here", [True, False], ids=["current-folder", "elsewhere"])
+def test_damaged_tables_beside_the_records_are_one_line(name, content, here, results, monkeypatch, capsys):
+    (results / name).write_text(content, encoding="latin-1")
+    monkeypatch.chdir(results)
+    assert main(["plot", "." if here else str(results)]) == 3
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"{tmp_path}/latencies.csv")
-    assert not (tmp_path / "figures").exists()
+    assert line.startswith(f"{name}: not a table of" if here else f"{results}/{name}: not a table of")
+    assert not (results / "figures").exists()
+
+
+def test_a_bug_in_a_figure_is_no_damaged_file(results, monkeypatch, capsys):
+    def fail(folder):
+        raise ValueError("x and y must have same first dimension")
+
+    monkeypatch.setattr("bench.figures.write_figures", fail)
+    assert main(["plot", str(results)]) == 2
+    assert "Traceback" in capsys.readouterr().err

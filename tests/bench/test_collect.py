@@ -45,7 +45,13 @@ class Results:
         self.outcomes = {step.id: Outcome("ok") for step in (*self.graph.prepares, *self.graph.work)}
         for cell in self.graph.cells:
             if not self.store.has(*cell.model.id):
-                self.put(cell.model, "training.json", {"records": [row("parameters", 1000), row("train_minutes", 0.5)]})
+                point = {"step": 7, "tokens": 900, "seconds": 30.0, "loss": 1.5, "score": -20.0}
+                report = {
+                    "records": [row("parameters", 1000), row("train_minutes", 0.5)],
+                    "curve": [point],
+                    "selection": {"metric": "exact_match"},
+                }
+                self.put(cell.model, "training.json", report)
             bleu = row("bleu", 50.0, ci_low=49.0, ci_high=51.0, n=2, signature="v1")
             scores = [bleu, row("perplexity", None)] + [{**bleu, "subset": name} for name in self.subsets]
             self.put(cell.evaluation, "scores.json", scores)
@@ -205,6 +211,17 @@ def test_latencies_say_which_cell_they_belong_to(results):
     assert rows[2] == {
         "task": "dates", "system": "nat", "data": "distilled", "settings": "beam=1", "seed": "1",
         "sentence": "4", "round": "0", "milliseconds": "1.5", "tokens": "11",
+    }  # fmt: skip
+
+
+def test_learning_curves_have_a_row_for_each_evaluation_of_a_model(results):
+    results.write()
+    with (results.folder / "curves.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["system"], row["data"]) for row in rows] == [("base", "raw"), ("nat", "distilled")]
+    assert rows[1] == {
+        "task": "dates", "system": "nat", "data": "distilled", "seed": "1", "metric": "exact_match",
+        "step": "7", "tokens": "900", "seconds": "30.0", "loss": "1.5", "score": "-20.0",
     }  # fmt: skip
 
 

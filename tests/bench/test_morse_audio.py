@@ -164,7 +164,7 @@ class TestLevels:
         audio = hear(text="paris " * 10 + "paris", wpm=40)
         frequencies, density = scipy.signal.welch(audio, RATE, nperseg=2048)
         far = np.abs(frequencies - 700) > 250
-        # A tone that is switched at once has nearly 1 % of its power there (-21 dB): the spectrum of a square falls slowly.
+        # A tone that is switched at once has nearly 1 % of its power there (-21 dB).
         assert decibels(density[far].sum() / density.sum()) < -40
 
     def test_an_edge_is_a_raised_cosine_of_5_ms(self) -> None:

@@ -54,6 +54,10 @@ def test_subsets_have_a_table_with_a_column_for_each():
     assert rnn["-5..0"] == "16.0 [12.8, 20.0]"
 
 
+def test_where_in_the_reference_errors_are_is_left_to_a_figure():
+    assert " by Position" not in render_markdown(speech_records(ONE, references=()))
+
+
 def test_subsets_come_in_rising_order_whatever_the_order_of_records():
     rows = speech_records(ONE, references=())
     # Twelve to fifteen would come first as text.
@@ -79,6 +83,9 @@ def test_values_of_subsets_are_no_values_of_the_whole():
         assert with_subsets.cells[0].smallest_batch(metric) == without.cells[0].smallest_batch(metric)
     assert with_subsets.quality == without.quality == ["cer", "wer", "cer_substitutions", "cer_deletions",
                                                        "cer_insertions"]  # fmt: skip
+    smaller = replace(next(r for r in rows if r.metric == "latency_p50"), subset="snr_db=0..5", value=1.0, batch_size=0)
+    (task,) = by_task([*rows, smaller])
+    assert task.cells[0].smallest_batch("latency_p50").value == 10, "a smaller batch of a part is no smaller batch"
     # A metric that only subsets have is none of the task's, first though it comes.
     parts = [replace(r, metric="ser") for r in rows if r.subset in NOISE]
     (task,) = by_task([*parts, *rows])

@@ -239,3 +239,14 @@ def test_presenting_needs_no_torch():
 
 def test_the_nine_cells_all_have_a_row():
     assert [r["System"] for r in rows_of(render_markdown(records()), "Quality and speed")] == [s.system for s in NINE]
+
+
+def test_equal_minutes_are_equal_budgets():
+    rows = [
+        record(spec, metric, value, settings="")
+        for spec, tokens, minutes in ((AR, 1000.0, 20.0), (NAT, 2000.0, 20.1))
+        for metric, value in (("train_tokens", tokens), ("train_minutes", minutes))
+    ]
+    text = "\n".join(protocol(by_task(rows)[0]))
+    assert "Every model was trained for 20 minutes, in which they saw 1000 to 2000 target tokens" in text
+    assert "differ" not in text

@@ -1,18 +1,21 @@
 """Morse: the same messages for the same seed, no message in two splits, and audio that says what the examples say."""
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+import scipy.signal
 from pydantic import ValidationError
 
 from bench.errors import DataError
 from bench.features import FeatureExtractor
 from bench.morse_audio import Transmission, render
-from bench.preparation import PreparedData
-from bench.tasks.base import SPLITS
+from bench.preparation import PreparedData, build_task
+from bench.subsets import Subset
+from bench.tasks.base import SPLITS, Example
 from bench.tasks.morse import Morse, MorseConfig, MorseFeatures, stratified
 from bench.tasks.registry import load_task
 from models.interface import UNK
@@ -69,6 +72,16 @@ class TestMessages:
         backwards = [utterance.load() for utterance in reversed(utterances)]
         for utterance, audio in zip(utterances, reversed(backwards), strict=True):
             np.testing.assert_array_equal(utterance.load(), audio)
+
+    def test_no_two_messages_have_the_same_noise(self) -> None:
+        noise = {"silence": (2, 2), "snr_db": (-30, -30)}
+        recordings = [utterance.load() for utterance in list(task(**noise).utterances("dev"))[:2]]
+        recordings.append(next(task(**noise).utterances("test")).load())
+        recordings.append(next(task(seed=2, **noise).utterances("dev")).load())
+        for one, other in itertools.combinations([recording[:8000] for recording in recordings], 2):
+            # Wherever one is laid against the other: independent noise gives about 4 / sqrt(8000) = 0.04 at most.
+            alike = scipy.signal.correlate(one, other) / np.sqrt((one**2).sum() * (other**2).sum())
+            assert np.abs(alike).max() < 0.1
 
     def test_a_larger_split_begins_with_the_smaller_ones_texts(self) -> None:
         assert texts("train", train_utterances=90)[:60] == texts("train")
@@ -248,3 +261,13 @@ class TestConfig:
         assert load_task("morse") is Morse
         assert (Morse.modality, Morse.selection_metric, Morse.metrics[0]) == ("speech", "cer", "cer")
         assert {"numpy", "kaldi-native-fbank"} <= set(task().fingerprint())
+
+
+def test_results_are_broken_down_by_five_decibels() -> None:
+    def of(snr: float) -> str:
+        return build_task("morse", {}).subset(Example("1", "", "", ("",), {"snr_db": snr}))
+
+    assert [of(snr) for snr in (-5.0, -0.1, 0.0, 4.99, 5.0, 19.9)] == [
+        "snr_db=-5..0", "snr_db=-5..0", "snr_db=0..5", "snr_db=0..5", "snr_db=5..10", "snr_db=15..20",
+    ]  # fmt: skip
+    assert {str(Subset.parse(of(snr))) for snr in (-12.3, 40.0)} == {"snr_db=-15..-10", "snr_db=40..45"}
