@@ -51,7 +51,7 @@ class Timing:
     peak_memory: int | None = None
     """Largest number of device bytes held, the model's own weights included; None on CPU."""
     parts: dict[str, int] = field(default_factory=dict)
-    """Nanoseconds over the sample for what surrounds decoding (tokenise or features, detokenise), where it was timed."""
+    """Nanoseconds over the sample for what surrounds decoding (tokenise or features, detokenise), where timed."""
 
     @property
     def nanoseconds(self) -> int:

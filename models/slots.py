@@ -35,8 +35,8 @@ class SlotConfig(BackboneConfig):
     tau: float = Field(1.0, gt=0)
     """Temperature of the balanced binary tree, whose weights are proportional to exp(-|i - (L-1)/2| / tau)."""
     alignment: Literal["drawn", "leftmost"] = "drawn"
-    """What a canvas is a part of, where repeated tokens leave a choice: those that were drawn to be kept (the paper), or
-    the first tokens of the target that it fits, so that a canvas always has the same spans."""
+    """What a canvas is a part of, where repeated tokens leave a choice: those that were drawn to be kept (the paper),
+    or the first tokens of the target that it fits, so that a canvas always has the same spans."""
     canvases: int = Field(1, ge=1)
     """Partial targets drawn of each pair at a time (the paper: 1); more of them make the same objective less noisy, and
     an update as much slower. A budget of target tokens counts a pair once, however many canvases it gives."""

@@ -64,10 +64,11 @@ def read_curves(path: Path) -> list[Curve]:
             raise ValueError(f"{path}:{row + 2}: {name} is {table[name][row]!r}, no number")
         table[name] = numbers
     groups = table.groupby(["task", "system", "data", "seed", "metric"], sort=False)
-    return [
-        Curve(str(task), str(system), str(data), int(seed), str(metric), *(tuple(rows[name]) for name in NUMBERS))
-        for (task, system, data, seed, metric), rows in groups
-    ]
+    curves = []
+    for key, rows in groups:
+        task, system, data, seed, metric = map(str, key)
+        curves.append(Curve(task, system, data, int(seed), metric, *(tuple(rows[name]) for name in NUMBERS)))
+    return curves
 
 
 def draw_learning(task: TaskResults, curves: Sequence[Curve]) -> Figure | None:

@@ -156,5 +156,5 @@ class TestSubwordTokenizer:
 
 def test_unknown_kind_is_a_data_error(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text('{"kind": "syllable"}')
-    with pytest.raises(DataError, match=r"'syllable'; there are: word, subword"):
+    with pytest.raises(DataError, match=r"'syllable'; there are: word, character, subword"):
         load_tokenizer(tmp_path)

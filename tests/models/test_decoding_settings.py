@@ -12,7 +12,7 @@ LONGEST = 12
 
 @pytest.fixture
 def model():
-    model = build("rnn")
+    model = build("rnn", 2)
     for parameter in model.parameters():
         parameter.data.mul_(2)
     return model

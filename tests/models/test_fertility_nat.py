@@ -91,7 +91,7 @@ def test_noisy_decoding_returns_what_the_teacher_scores_best_of_all_candidates_o
                 fertility[int(log_probs[0, :, 0].argmin())] = 1
             outputs.append(greedy_output(model, item.source, fertility)[0])
             alone = collate([replace(item, target=outputs[-1])])
-            scores.append(float(teacher.log_likelihood(alone)))
+            scores.append(float(teacher.log_likelihood(alone)) / (len(outputs[-1]) + 1))  # the mean, eos counted
         best = max(range(count), key=lambda k, scores=scores: scores[k])
         winners.append(best)
         assert decoded.tokens[i, : decoded.lengths[i]].tolist() == outputs[best]

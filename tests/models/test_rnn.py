@@ -300,9 +300,8 @@ def test_sources_of_the_limit_decode_and_longer_ones_are_refused():
     model = build("rnn")
     limit = SPEC.max_source_length
     assert len(decode(model, [[A] * limit], Settings())[0]) <= SPEC.max_target_length
-    with torch.inference_mode():
-        with pytest.raises(ValueError, match=f"source of {limit + 1} tokens exceeds the model's limit of {limit}"):
-            model.decode(torch.full((1, limit + 1), A), torch.tensor([limit + 1]), Settings())
+    with pytest.raises(ValueError, match=f"source of {limit + 1} tokens exceeds the model's limit of {limit}"):
+        model.decode(torch.full((1, limit + 1), A), torch.tensor([limit + 1]), Settings())
 
 
 def test_gates_start_as_documented():

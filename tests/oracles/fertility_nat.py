@@ -8,7 +8,7 @@ from models.interface import BOS, EOS, NUM_SPECIAL
 def log_probs_of(model, source, fertility):
     """Log-probabilities of the tokens [t, v] of one sentence with `fertility`, and of fertilities [s, 1 + most]."""
     src = torch.tensor([source])
-    memory, fertilities = model._encode(src, torch.tensor([len(source)]))
+    _, memory, fertilities = model._encode(src, torch.tensor([len(source)]))
     copies = [token for token, count in zip(source, fertility, strict=True) for _ in range(count)]
     states = model.decoder(torch.tensor([copies]), torch.tensor([len(copies)]), memory)
     return model.output(states[0]).log_softmax(-1), fertilities[0]
