@@ -101,7 +101,10 @@ class Collector:
         output = io.StringIO()
         writer = csv.DictWriter(output, CURVE_COLUMNS, lineterminator="\n")
         writer.writeheader()
-        models = {cell.model.id: cell for cell in self.graph.cells if self._is_done(cell.model)}
+        models: dict[StepId, CellSteps] = {}
+        for cell in self.graph.cells:
+            if self._is_done(cell.model):
+                models.setdefault(cell.model.id, cell)  # the first of several systems with one model, as in the records
         for cell in models.values():
             report = self._read(cell.model, "training.json")
             which = {name: value for name, value in _columns(cell).items() if name != "settings"}

@@ -24,7 +24,7 @@ def data(tmp_path_factory):
 
 def spec(family, **train):
     made = tiny.spec(family, **{"budget": {"target_tokens": 60}, "batch_frames": 400, "evaluations": 1, **train})
-    return {**made, "task": "morse"}
+    return {**made, "task": "an4"}
 
 
 def train(folder, data, description, **parents):
@@ -54,7 +54,7 @@ def test_a_model_is_trained_and_scored_on_speech(family, data, tmp_path):
     (tmp_path / "scored").mkdir()
     evaluation.run(
         {
-            "family": family, "config": tiny.CONFIG, "settings": {}, "task": "morse", "task_config": {},
+            "family": family, "config": tiny.CONFIG, "settings": {}, "task": "an4", "task_config": {},
             "quality": {"bootstrap_samples": 10}, "companions": {}, **WHERE,
         },
         tmp_path / "scored", {"data": data, "model": folder}, tiny.silent,
