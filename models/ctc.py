@@ -22,7 +22,7 @@ from models.encoder import memory_mask, source_encoder
 from models.interface import BOS, EOS, MASK, PAD, PLH, UNK, Batch, DataSpec, Decoded, Family, Losses, Model, Options
 from models.layers import BackboneConfig, Embedding, Stack
 from models.output import OutputLayer
-from models.upsampling import Upsampler, frames_per_position
+from models.upsampling import Upsampler, attends_to_source, frames_per_position
 
 
 class Config(BackboneConfig):
@@ -30,8 +30,9 @@ class Config(BackboneConfig):
 
     upsampling: int | None = Field(None, ge=1)
     """Frames per encoder position; by default 3 for text, and 1 for speech, which has more of them than it needs."""
-    cross_attention: bool = True
-    """Whether the layers over frames also attend to the encoder's states."""
+    cross_attention: bool | None = None
+    """Whether the layers over frames also attend to the encoder's states; by default on text and not on speech, where
+    each frame is such a state."""
 
 
 class Settings(Options):
@@ -70,7 +71,7 @@ class CTC(Model):
         self.embedding = Embedding(data.vocab_size, c.model_dim, data.source_tokens, c.dropout)
         self.encoder = source_encoder(c, data, self.embedding)
         self.upsample = Upsampler(c.model_dim, frames_per_position(c.upsampling, data), self.encoder.max_length)
-        self.decoder = Stack(c.decoder_layers, *c.layer_shape, cross=c.cross_attention)
+        self.decoder = Stack(c.decoder_layers, *c.layer_shape, cross=attends_to_source(c.cross_attention, data))
         self.output = OutputLayer(self.embedding.tokens.weight, banned=(PAD, BOS, EOS, UNK, MASK, PLH))
 
     def loss(self, batch: Batch, rng: torch.Generator) -> Losses:

@@ -81,7 +81,15 @@ def memory_mask(lengths: Tensor, size: int) -> Tensor:
 def source_encoder(config: BackboneConfig, data: DataSpec, embedding: Embedding) -> SourceEncoder:
     """Return the encoder that every family with a `BackboneConfig` has; `embedding` is that of the target's ids."""
     frontend = make_frontend(data, embedding, config.subsampling, config.dropout)
-    return SourceEncoder(frontend, Stack(config.encoder_layers, *config.layer_shape))
+    width = convolution_width(config.convolution, data)
+    return SourceEncoder(frontend, Stack(config.encoder_layers, *config.layer_shape, convolution=width))
+
+
+def convolution_width(convolution: int | None, data: DataSpec) -> int:
+    """Return `convolution` or, if it is None, the width that sources of `data` want: text 0 (none), speech 15."""
+    if convolution is None:
+        return 0 if data.modality == "text" else 15
+    return convolution
 
 
 class CanvasDecoder(nn.Module):

@@ -44,7 +44,7 @@ from models.interface import (
 )
 from models.layers import BackboneConfig, Embedding, Stack, padding_mask
 from models.output import OutputLayer
-from models.upsampling import Upsampler, frames_per_position
+from models.upsampling import Upsampler, attends_to_source, frames_per_position
 from models.weights import attention_heads, weights_of
 
 
@@ -53,8 +53,9 @@ class Config(BackboneConfig):
 
     upsampling: int | None = Field(None, ge=1)
     """Frames per encoder position; by default 3 for text, and 1 for speech, which has more of them than it needs."""
-    cross_attention: bool = True
-    """Whether the layers over frames also attend to the encoder's states."""
+    cross_attention: bool | None = None
+    """Whether the layers over frames also attend to the encoder's states; by default on text and not on speech, where
+    each frame is such a state."""
     block_size: int = Field(8, ge=1)
     """Frames per block (B): the most passes that decoding can take."""
 
@@ -81,13 +82,13 @@ class Imputer(Model):
     def __init__(self, config: Config, data: DataSpec) -> None:
         super().__init__()
         c = config
-        self.cross_attention = c.cross_attention
+        self.cross_attention = attends_to_source(c.cross_attention, data)
         self.block_size = c.block_size
         self.max_target_length = data.max_target_length
         self.embedding = Embedding(data.vocab_size, c.model_dim, data.source_tokens, c.dropout)
         self.encoder = source_encoder(c, data, self.embedding)
         self.upsample = Upsampler(c.model_dim, frames_per_position(c.upsampling, data), self.encoder.max_length)
-        self.decoder = Stack(c.decoder_layers, *c.layer_shape, cross=c.cross_attention)
+        self.decoder = Stack(c.decoder_layers, *c.layer_shape, cross=attends_to_source(c.cross_attention, data))
         self.output = OutputLayer(self.embedding.tokens.weight, banned=(PAD, BOS, EOS, UNK, MASK, PLH))
         # What the CTC model lacks; zero at first, so that nothing changes until it is learned.
         self.committed = nn.Linear(c.model_dim, c.model_dim, bias=False)

@@ -1,4 +1,4 @@
-"""The backbone that every family shares: embeddings, attention with a KV cache, encoder and decoder stacks.
+"""The backbone that every family shares: embeddings, layers, encoder and decoder stacks.
 
 Transformer of Vaswani et al. 2017, pre-norm by default (Xiong et al. 2020). Letters in shapes: see `models.interface`.
 """
@@ -6,14 +6,14 @@ Transformer of Vaswani et al. 2017, pre-norm by default (Xiong et al. 2020). Let
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
+from models.attention import Attention, Block, KeyValues
 from models.interface import PAD, Options
 
 
@@ -36,9 +36,17 @@ class BackboneConfig(Options):
     """Where layer norm stands: before each sublayer, or after its residual."""
     subsampling: Literal[1, 2, 4, 8] = 4
     """Feature frames per encoder position; speech only."""
+    convolution: int | None = Field(None, ge=0)
+    """Positions that the convolution of an encoder layer (Gulati et al. 2020) sees, an odd number; 0 for none, as is
+    the default for text; that for speech is 15."""
 
-    ENCODER: ClassVar = ("encoder_layers", "model_dim", "num_heads", "ffn_dim", "norm", "subsampling")
+    ENCODER: ClassVar = ("encoder_layers", "model_dim", "num_heads", "ffn_dim", "norm", "subsampling", "convolution")
     """Fields in which models with the same encoder agree."""
+
+    @field_validator("convolution")
+    @classmethod
+    def _centred(cls, width: int | None) -> int | None:
+        return centred(width)
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> Self:
@@ -50,6 +58,17 @@ class BackboneConfig(Options):
     def layer_shape(self) -> tuple[int, int, int, float, str]:
         """What every layer of a stack is built from; see `Stack`."""
         return (self.model_dim, self.num_heads, self.ffn_dim, self.dropout, self.norm)
+
+
+def centred(width: int | None) -> int | None:
+    """Return the width of a convolution, which is odd (or 0 for none): it sees as much of the past as of the future.
+
+    Raises:
+        ValueError: it is even.
+    """
+    if width and width % 2 == 0:
+        raise ValueError(f"convolution must be an odd number of positions or 0, not {width}")
+    return width
 
 
 def padding_mask(lengths: Tensor, size: int) -> Tensor:
@@ -108,124 +127,6 @@ class Embedding(nn.Module):
         return embedded
 
 
-@dataclass(frozen=True)
-class Block:
-    """Where m new positions stand in caches whose rows differ in length; see `Block.after`."""
-
-    positions: Tensor
-    """[n, m] int64."""
-    mask: Tensor
-    """[n, 1, m, end] bool: the cached positions, new ones included, that each new one attends to."""
-
-    @classmethod
-    def after(cls, starts: Tensor, size: int, end: int) -> Self:
-        """Return the block of `size` positions from starts [n] on, all of them below `end`.
-
-        What a cache holds at or after a row's start is overwritten or masked: a step back costs nothing.
-        """
-        positions = starts[:, None] + torch.arange(size, device=starts.device)
-        return cls(positions, torch.arange(end, device=starts.device) <= positions[:, None, :, None])
-
-
-@dataclass
-class KeyValues:
-    """Keys and values of one attention layer, [n, h, size, k] each, of which the first `length` positions are set."""
-
-    keys: Tensor
-    values: Tensor
-    length: int
-
-    def put(self, keys: Tensor, values: Tensor, positions: Tensor, end: int) -> None:
-        """Set keys and values [n, h, m, k] at positions [n, m], all below `end`, which the length then reaches.
-
-        Rows differ in length, so that some are masked where others are set. There they hold zeros or what was put
-        before: memory that nobody wrote may hold NaN, which no mask hides.
-        """
-        index = positions[:, None, :, None].expand_as(keys)
-        for buffer, new in ((self.keys, keys), (self.values, values)):
-            buffer[:, :, self.length : end] = 0
-            buffer.scatter_(2, index, new)
-        self.length = max(self.length, end)
-
-    def select(self, rows: Tensor) -> None:
-        """Keep the batch rows `rows` [m], m <= n, in that order; a row may repeat (beams). Moves only what is set."""
-        self.keys = self._selected(self.keys, rows)
-        self.values = self._selected(self.values, rows)
-
-    def _selected(self, buffer: Tensor, rows: Tensor) -> Tensor:
-        moved = buffer[:, :, : self.length].index_select(0, rows)
-        buffer = buffer[: rows.shape[0]]
-        buffer[:, :, : self.length] = moved
-        return buffer
-
-
-class Attention(nn.Module):
-    """Multi-head scaled dot-product attention.
-
-    No dropout on attention weights: it forces the slow path on CPU and gains nothing measurable at these sizes.
-    """
-
-    def __init__(self, dim: int, heads: int) -> None:
-        super().__init__()
-        if dim % heads:
-            raise ValueError(f"model_dim {dim} is not divisible by num_heads {heads}")
-        self.heads = heads
-        self.query = nn.Linear(dim, dim)
-        self.key_value = nn.Linear(dim, 2 * dim)
-        self.output = nn.Linear(dim, dim)
-        for layer in (self.query, self.output):
-            nn.init.xavier_uniform_(layer.weight)
-            nn.init.zeros_(layer.bias)
-        for half in self.key_value.weight.chunk(2):
-            nn.init.xavier_uniform_(half)
-        nn.init.zeros_(self.key_value.bias)
-
-    def project(self, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """Return keys and values of memory [b, s, d], each [b, h, s, k]."""
-        b, s, _ = memory.shape
-        keys, values = self.key_value(memory).view(b, s, 2, self.heads, -1).permute(2, 0, 3, 1, 4)
-        return keys, values
-
-    def attend(
-        self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None, causal: bool = False
-    ) -> Tensor:
-        """Attend from x [b, t, d] to keys and values [m, h, s, k]; `mask` [m, 1, 1|t, s] is True where allowed.
-
-        b is m, or a multiple of it: then b/m consecutive rows of x (the beams or candidates of a sentence) share one
-        row of keys and values, which is never copied; the mask must then be the same at each of their positions.
-        """
-        b, t, d = x.shape
-        query = self.query(x).view(keys.shape[0], -1, self.heads, d // self.heads).transpose(1, 2)  # [m, h, t', k]
-        mixed = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, is_causal=causal)
-        result: Tensor = self.output(mixed.transpose(1, 2).reshape(b, t, d))
-        return result
-
-    def forward(self, x: Tensor, memory: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
-        """Attend from x [b, t, d] to memory [b, s, d] -> [b, t, d]."""
-        return self.attend(x, *self.project(memory), mask=mask, causal=causal)
-
-    def step(self, x: Tensor, cache: KeyValues, block: Block | None = None) -> Tensor:
-        """Append the position x [b, 1, d] to the cache and attend to all positions so far -> [b, 1, d].
-
-        With a `block` of m positions x is [b, m, d], each row's own positions are set and attended from.
-        """
-        keys, values = self.project(x)
-        if block is not None:
-            end = block.mask.shape[-1]
-            cache.put(keys, values, block.positions, end)
-            return self.attend(x, cache.keys[:, :, :end], cache.values[:, :, :end], mask=block.mask)
-        cache.keys[:, :, cache.length] = keys[:, :, 0]
-        cache.values[:, :, cache.length] = values[:, :, 0]
-        cache.length += 1
-        return self.attend(x, cache.keys[:, :, : cache.length], cache.values[:, :, : cache.length])
-
-    def empty_cache(self, batch: int, size: int, like: Tensor) -> KeyValues:
-        """Return a cache for `batch` rows of up to `size` positions, with the device and dtype of `like`."""
-        width = self.query.out_features // self.heads
-        shape = (batch, self.heads, size, width)
-        return KeyValues(like.new_empty(shape), like.new_empty(shape), 0)
-
-
 class FeedForward(nn.Module):
     """Position-wise two-layer network with ReLU."""
 
@@ -234,9 +135,6 @@ class FeedForward(nn.Module):
         self.inner = nn.Linear(dim, hidden)
         self.outer = nn.Linear(hidden, dim)
         self.dropout = nn.Dropout(dropout)
-        for layer in (self.inner, self.outer):
-            nn.init.xavier_uniform_(layer.weight)
-            nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """[b, t, d] -> [b, t, d]."""
@@ -244,18 +142,47 @@ class FeedForward(nn.Module):
         return result
 
 
-class Layer(nn.Module):
-    """Self-attention, optional cross-attention, feed-forward; each with residual, dropout and layer norm."""
+class Convolution(nn.Module):
+    """The convolution module of the Conformer (Gulati et al. 2020): a gate, a depthwise convolution, a swish.
 
-    def __init__(self, dim: int, heads: int, hidden: int, dropout: float, norm: str, cross: bool) -> None:
+    Deviation: layer norm in place of batch norm, so that no sentence depends on its batch.
+    """
+
+    def __init__(self, dim: int, width: int) -> None:
+        """Build for `width` positions, an odd number."""
+        super().__init__()
+        self.inner = nn.Linear(dim, 2 * dim)
+        # Two-dimensional, for the one-dimensional kernels for CPUs take four times as long.
+        self.depthwise = nn.Conv2d(dim, dim, (1, width), padding=(0, width // 2), groups=dim)
+        self.norm = nn.LayerNorm(dim)
+        self.outer = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """[b, s, d] -> [b, s, d]; what `mask` [b, 1, 1, s] leaves out counts as zero."""
+        gated = F.glu(self.inner(x), dim=-1)
+        if mask is not None:
+            gated = gated * mask[:, 0, 0, :, None]
+        mixed = self.depthwise(gated[:, None].permute(0, 3, 1, 2)).permute(0, 2, 3, 1)[:, 0]
+        result: Tensor = self.outer(F.silu(self.norm(mixed)))
+        return result
+
+
+class Layer(nn.Module):
+    """Self-attention, optional convolution and cross-attention, feed-forward; each with residual, dropout, norm."""
+
+    def __init__(
+        self, dim: int, heads: int, hidden: int, dropout: float, norm: str, cross: bool, convolution: int = 0
+    ) -> None:
         super().__init__()
         if norm not in ("pre", "post"):
             raise ValueError(f"norm must be 'pre' or 'post', not {norm!r}")
         self.pre_norm = norm == "pre"
         self.self_attention = Attention(dim, heads)
+        self.convolution = Convolution(dim, convolution) if convolution else None
         self.cross_attention = Attention(dim, heads) if cross else None
         self.feed_forward = FeedForward(dim, hidden, dropout)
         self.norm_self = nn.LayerNorm(dim)
+        self.norm_convolution = nn.LayerNorm(dim) if convolution else None
         self.norm_cross = nn.LayerNorm(dim) if cross else None
         self.norm_feed = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(dropout)
@@ -271,6 +198,9 @@ class Layer(nn.Module):
         """Run on x [b, t, d]; `memory` holds the projected keys and values of the cross-attention."""
         h = self.norm_self(x) if self.pre_norm else x
         x = self._add(x, self.self_attention(h, h, mask=self_mask, causal=causal), self.norm_self)
+        if self.convolution is not None and self.norm_convolution is not None:
+            h = self.norm_convolution(x) if self.pre_norm else x
+            x = self._add(x, self.convolution(h, self_mask), self.norm_convolution)
         return self._rest(x, memory, memory_mask)
 
     def step(
@@ -303,10 +233,19 @@ class Stack(nn.Module):
     """A stack of layers with the final norm that pre-norm needs; encoder, AR decoder and NAT decoder alike."""
 
     def __init__(
-        self, depth: int, dim: int, heads: int, hidden: int, dropout: float, norm: str = "pre", cross: bool = False
+        self,
+        depth: int,
+        dim: int,
+        heads: int,
+        hidden: int,
+        dropout: float,
+        norm: str = "pre",
+        cross: bool = False,
+        convolution: int = 0,
     ) -> None:
+        """Build `depth` layers; `convolution` is the width of theirs, and 0 for none."""
         super().__init__()
-        self.layers = nn.ModuleList(Layer(dim, heads, hidden, dropout, norm, cross) for _ in range(depth))
+        self.layers = nn.ModuleList(Layer(dim, heads, hidden, dropout, norm, cross, convolution) for _ in range(depth))
         self.final_norm = nn.LayerNorm(dim) if norm == "pre" else nn.Identity()
 
     def forward(

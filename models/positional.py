@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers import Attention, Layer, Stack, sinusoids
+from models.attention import Attention
+from models.layers import Layer, Stack, sinusoids
 
 
 class PositionalAttention(Attention):

@@ -21,10 +21,11 @@ from __future__ import annotations
 from typing import Literal, Self
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from models.decoding.settings import AutoregressiveSettings, search
+from models.encoder import convolution_width
 from models.frontend import make_frontend
 from models.interface import (
     BLANK,
@@ -42,7 +43,7 @@ from models.interface import (
     Model,
     Options,
 )
-from models.layers import Embedding, Stack, padding_mask
+from models.layers import Embedding, Stack, centred, padding_mask
 from models.output import OutputLayer
 from models.recurrent import (
     Annotations,
@@ -79,10 +80,17 @@ class Config(Options):
     """Where layer norm stands in a Transformer encoder: before each sublayer, or after its residual."""
     subsampling: Literal[1, 2, 4, 8] = 4
     """Feature frames per encoder position; speech only."""
+    convolution: int | None = Field(None, ge=0)
+    """Positions that the convolution of a Transformer encoder's layer sees; see `BackboneConfig`."""
     cell: Literal["rnn", "gru", "lstm"] = "lstm"
     """Elman's tanh unit, the gated unit of Cho et al. 2014, or the long short-term memory."""
     attention: Literal["none", "additive", "dot"] = "additive"
     """None (the encoder's last state is the only bridge), Bahdanau's or Luong's."""
+
+    @field_validator("convolution")
+    @classmethod
+    def _centred(cls, width: int | None) -> int | None:
+        return centred(width)
 
     @model_validator(mode="after")
     def _directions_share_width(self) -> Self:
@@ -110,7 +118,8 @@ class RNN(Model):
         frontend = make_frontend(data, self.embedding, c.subsampling, c.dropout)
         self.encoder: RecurrentEncoder | HybridEncoder
         if c.encoder == "transformer":
-            stack = Stack(c.encoder_layers, c.model_dim, c.num_heads, c.ffn_dim, c.dropout, c.norm)
+            layer = (c.model_dim, c.num_heads, c.ffn_dim, c.dropout, c.norm)
+            stack = Stack(c.encoder_layers, *layer, convolution=convolution_width(c.convolution, data))
             self.encoder = HybridEncoder(frontend, stack, c.cell)
             self.bridge = Bridge(c.cell, c.model_dim, 1, c.decoder_layers)
         else:

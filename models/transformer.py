@@ -14,6 +14,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from models.attention import Block, KeyValues
 from models.decoding.noise import row_seeds
 from models.decoding.settings import AutoregressiveSettings, search
 from models.decoding.speculative import Sampler, drafter_from, speculative
@@ -34,7 +35,7 @@ from models.interface import (
     Model,
     Role,
 )
-from models.layers import BackboneConfig, Block, Embedding, KeyValues, Stack, padding_mask
+from models.layers import BackboneConfig, Embedding, Stack, padding_mask
 from models.output import OutputLayer
 
 

@@ -16,6 +16,11 @@ def frames_per_position(upsampling: int | None, data: DataSpec) -> int:
     return upsampling or (3 if data.modality == "text" else 1)
 
 
+def attends_to_source(cross_attention: bool | None, data: DataSpec) -> bool:
+    """Return `cross_attention` or, if it is None, whether layers over frames want it: on text yes, on speech no."""
+    return data.modality == "text" if cross_attention is None else cross_attention
+
+
 class Upsampler(nn.Linear):
     """Projects each encoder state to `factor` frames and adds the frames' positions."""
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from models.attention import Attention
 from models.interface import Model
-from models.layers import Attention
 
 
 def weights_of(model: Model) -> dict[str, Tensor]:

@@ -3,8 +3,9 @@ import torch
 from pydantic import ValidationError
 
 from bench.batching import collate, pad
+from models.attention import Attention
 from models.interface import BOS, EOS, NUM_SPECIAL, UNK, Batch
-from models.layers import Attention, Embedding, Stack
+from models.layers import Embedding, Stack
 from models.transformer import Config, Settings, TransformerStepper
 from tests.models.families import SPEC, batch_of, build, pairs
 
