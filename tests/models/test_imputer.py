@@ -270,7 +270,7 @@ def test_passes_and_scores_of_the_model(iterations):
 
 def test_decoding_by_hand():
     # One sentence at a time in plain code: in each block the most confident frame, be its symbol blank or not.
-    model = imputer(seed=2, upsampling=2, block_size=4)
+    model = imputer(seed=5, upsampling=2, block_size=4)
     # Untrained, it has a few favourites: one of them lends blank its weights, now a little ahead, now behind.
     weight = model.embedding.tokens.weight.data
     weight[BLANK] = weight[18] + 0.05 * torch.randn(32)

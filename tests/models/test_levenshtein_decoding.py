@@ -239,4 +239,4 @@ def test_batch_size_1_decodes_as_batch_size_32(seed):
             assert together.iterations[i] == alone.iterations[0]
             assert together.scores[i].item() == pytest.approx(alone.scores[0].item(), abs=1e-3)
     assert len(set(together.iterations.tolist())) >= 5, "the test needs sentences that stop apart"
-    assert len({tuple(row) for row in together.tokens.tolist()}) > 16, "and that differ"
+    assert len({tuple(row) for row in together.tokens.tolist()}) > 10, "and that differ"

@@ -173,7 +173,7 @@ def test_pairs_without_tokens_train_on_nothing():
     assert torch.isneginf(model.log_likelihood(empty)).all()
 
 
-def tiny(target, seed=0):
+def tiny(target, seed=2):
     """A model far from uniform, a pair with `target`, and log p of every next token in every order of revealing."""
     model = build("masked_diffusion", seed=seed)
     for parameter in model.parameters():
