@@ -102,7 +102,7 @@ class Suite:
                 model,
                 settings.values,
                 settings.label,
-                self._filled(system, settings.needs[model.task.modality], model.data),
+                self._filled(system, model.task, settings.needs[model.task.modality], model.data),
             )
             for system, model in self._models()
             if system.measured
@@ -122,19 +122,19 @@ class Suite:
                     teacher=system.teacher if data == "distilled" else None,
                     seed=seed,
                     train=system.train_on(task),
-                    companions=self._filled(system, system.needs[task.modality], data),
+                    companions=self._filled(system, task, system.needs[task.modality], data),
                     init=self._init(system, task),
                 ),
             )
             for task in self.tasks
             for system in self.systems
             if task.has(system.name) and (system.tasks is None or task.name in system.tasks)
-            for data in system.data
+            for data in task.kinds(system.data)
             for seed in system.train.seeds
         ]
 
-    def _filled(self, system: SystemEntry, needs: frozenset[str], data: str) -> tuple[Filled, ...]:
-        available = {other.name: other.data for other in self.systems}
+    def _filled(self, system: SystemEntry, task: TaskEntry, needs: frozenset[str], data: str) -> tuple[Filled, ...]:
+        available = {other.name: task.kinds(other.data) for other in self.systems}
         return tuple(
             Filled(c.role, c.system, c.data_for(data, available[c.system]))
             for c in system.companions
@@ -145,7 +145,7 @@ class Suite:
         name = system.train_on(task).init
         if name is None or name == system.name:
             return None
-        available = next(other.data for other in self.systems if other.name == name)
+        available = next(task.kinds(other.data) for other in self.systems if other.name == name)
         return Filled("init", name, init_data(available))
 
     def select(self, systems: Sequence[str]) -> Suite:

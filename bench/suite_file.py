@@ -48,6 +48,8 @@ class TaskSection(Options):
     """Departures from the suite's training recipe, for this task; a system's own win. A budget is replaced whole."""
     systems: list[str] | None = Field(None, min_length=1)
     """Only these systems; all by default."""
+    data: Literal["raw"] | None = None
+    """`raw`: no models on distilled data; by default models on all data that their systems name."""
 
 
 class CompanionSection(Options):

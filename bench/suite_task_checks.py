@@ -58,6 +58,9 @@ def _misfits(task: TaskEntry, draft: Draft, systems: dict[str, Draft]) -> Iterat
             f"{task.name!r} is {task.modality}, and {draft.name!r} of family {family.name} reads {kinds}: "
             f"leave it out with systems: [...]"
         )
+    if draft.data is not None and not task.kinds(draft.data):
+        kind = draft.data[0]
+        yield f"{draft.name!r} is trained on {kind} data, which data: {task.data} leaves out; leave it out with systems"
     init = _init(task, draft)
     if init is not None and init not in systems:
         yield f"train.init: {unknown('system', init, systems)}"
@@ -65,9 +68,11 @@ def _misfits(task: TaskEntry, draft: Draft, systems: dict[str, Draft]) -> Iterat
         reason = draft.config.differing(other, _encoder_fields(draft.config))
         if reason is not None:
             yield f"{draft.name!r} cannot start from the encoder of {init!r}: {reason}"
-    for name, role in _used(task, draft):
+    for name, role, data in _used(task, draft):
         if name in systems and not task.has(name):
             yield f"{draft.name!r} uses {name!r} as {role}, which systems leaves out"
+        elif data is not None and not task.kinds((data,)):
+            yield f"{draft.name!r} uses {name!r} on {data} data as {role}, which data: {task.data} leaves out"
 
 
 def _encoder_fields(config: Options) -> tuple[str, ...]:
@@ -82,17 +87,18 @@ def _init(task: TaskEntry, draft: Draft) -> str | None:
     return None if recipe is None or recipe.init == draft.name else recipe.init
 
 
-def _used(task: TaskEntry, draft: Draft) -> Iterator[tuple[str, str]]:
-    """Yield the systems that a system needs on a task, and what for."""
-    if draft.data is not None and "distilled" in draft.data and isinstance(draft.section.get("teacher"), str):
-        yield draft.section["teacher"], "teacher"
+def _used(task: TaskEntry, draft: Draft) -> Iterator[tuple[str, str, str | None]]:
+    """Yield the systems that a system needs on a task, what for, and the data of their model if it must be that."""
+    distilled = draft.data is not None and "distilled" in task.kinds(draft.data)
+    if distilled and isinstance(draft.section.get("teacher"), str):
+        yield draft.section["teacher"], "teacher", "raw"
     if draft.config is not None:
         options = [draft.config, *draft.settings]
         needed = frozenset().union(*(o.needs(task.modality) for o in options))
-        yield from ((c.system, c.role) for c in draft.companions if c.role in needed)
+        yield from ((c.system, c.role, c.data) for c in draft.companions if c.role in needed)
     init = _init(task, draft)
     if init is not None:
-        yield init, "init"
+        yield init, "init", None
 
 
 Node = tuple[str, str]
@@ -106,7 +112,7 @@ def _check_circles(tasks: Sequence[TaskEntry], systems: dict[str, Draft], proble
             (name, data): set(_before(task, draft, data, systems))
             for name, draft in systems.items()
             if task.has(name)
-            for data in draft.data or ()
+            for data in task.kinds(draft.data or ())
         }
         noted = set()
         for node, first in edges.items():
@@ -128,10 +134,10 @@ def _before(task: TaskEntry, draft: Draft, data: str, systems: dict[str, Draft])
     needed = draft.config.needs(task.modality)
     for companion in draft.companions:
         if companion.role in needed:
-            yield companion.system, companion.data_for(data, systems[companion.system].data or ())
+            yield companion.system, companion.data_for(data, task.kinds(systems[companion.system].data or ()))
     init = _init(task, draft)
     if init is not None:
-        yield init, init_data(systems[init].data or ("raw",))
+        yield init, init_data(task.kinds(systems[init].data or ("raw",)))
 
 
 def _reached(first: set[Node], edges: dict[Node, set[Node]]) -> set[Node]:

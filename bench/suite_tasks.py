@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,10 +31,16 @@ class TaskEntry:
     """Departures from the suite's training recipe, as written."""
     systems: tuple[str, ...] | None = None
     """The systems that it is for; None: all."""
+    data: str | None = None
+    """`raw` if no model is to be trained on its distilled data; None: no restriction."""
 
     def has(self, system: str | None) -> bool:
         """Tell whether `system` is trained on it."""
         return self.systems is None or system in self.systems
+
+    def kinds(self, data: Sequence[str]) -> tuple[str, ...]:
+        """Return those of `data`, what a system is trained on, that it is for."""
+        return tuple(kind for kind in data if self.data in (None, kind))
 
 
 def read_tasks(items: list[Any], problems: Problems) -> list[TaskEntry]:
@@ -63,6 +70,7 @@ def read_tasks(items: list[Any], problems: Problems) -> list[TaskEntry]:
                     task.modality,
                     section.get("train") or {},
                     tuple(section["systems"]) if section.get("systems") else None,
+                    section.get("data"),
                 )
             )
     return entries
