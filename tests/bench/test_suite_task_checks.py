@@ -163,3 +163,50 @@ def test_an_init_that_waits_for_whom_it_starts_is_a_circle():
                 "name: ctc, family: ctc, teacher: base, data: [raw, distilled]", "name: ctc, family: ctc, teacher: base"
             )
         )
+
+
+def raw_alone(systems, ctc="teacher: base, data: [raw, distilled]"):
+    return changed("[base, ctc]", f"{systems}\n    data: raw").replace("teacher: base, data: [raw, distilled]", ctc)
+
+
+def test_a_task_may_leave_out_distilled_data():
+    text = raw_alone("[base, ctc]")
+    assert list(models("morse", text)) == [("base", "raw"), ("ctc", "raw")]
+    assert ("ctc", "distilled") in models("dates", text)
+    # A circle that only distilled data would close is none.
+    assert models("morse", text)["base", "raw"].init == Filled("init", "ctc", "raw")
+
+
+def test_companions_are_those_on_the_data_that_a_task_has():
+    """Elsewhere the companion would be the model on distilled data, like the system itself."""
+    text = raw_alone("[base, ctc, other]").replace(
+        "name: other, family: ctc, teacher: base}",
+        "name: other, family: aligned, teacher: base, data: [raw, distilled], companions: {ctc: ctc}}",
+    )
+    assert models("morse", text)["other", "raw"].companions == (Filled("ctc", "ctc", "raw"),)
+    assert ("other", "distilled") not in models("morse", text)
+
+
+@pytest.mark.parametrize(
+    ("systems", "other", "message"),
+    [
+        ("[base, ctc, other]", "", r"'other' is trained on distilled data, which data: raw leaves out; leave it out"),
+        (
+            "[base, ctc, other]",
+            "data: [raw], companions: {ctc: {system: ctc, data: distilled}}, ",
+            r"'other' uses 'ctc' on distilled data as ctc, which data: raw leaves out",
+        ),
+    ],
+    ids=["system", "companion"],
+)
+def test_what_only_distilled_data_gives_is_refused_without_it(systems, other, message):
+    text = raw_alone(systems)
+    if other:
+        text = text.replace("name: other, family: ctc, teacher: base", f"name: other, {other}family: aligned")
+    with pytest.raises(SuiteError, match=message):
+        load(text)
+
+
+def test_a_task_cannot_leave_out_raw_data():
+    with pytest.raises(SuiteError, match=r'tasks\[1\].data: "distilled" is not one of the choices; allowed: raw'):
+        load(changed("[base, ctc]", "[base, ctc]\n    data: distilled"))
