@@ -20,7 +20,7 @@ from bench.steps import write_json
 from bench.tasks import corpus
 from bench.tasks.base import SPLITS
 from bench.tasks.transcripts import train_tokenizer
-from bench.tasks.utterances import SpeechOptions, Utterance, UtteranceSplit
+from bench.tasks.utterances import SpeechOptions, Utterance, UtteranceSplit, at_speeds
 from bench.text import Tokenizer
 
 __all__ = ["ERROR_KINDS", "SpeechOptions", "Utterance", "library_versions", "prepare_speech"]
@@ -54,8 +54,8 @@ def prepare_speech(folder: Path, splits: Mapping[str, Iterable[Utterance]], opti
 
     Args:
         folder: an empty folder; nothing stays in it unless all goes well.
-        splits: the utterances of each of `SPLITS`. Each is iterated over once and each recording loaded once, so that
-            no two of them need be in memory.
+        splits: the utterances of each of `SPLITS`. Each is iterated over once and each recording loaded once (that of
+            the training split once for each of `options.speeds`), so that no two of them need be in memory.
         options: see `SpeechOptions`.
 
     Raises:
@@ -69,7 +69,7 @@ def prepare_speech(folder: Path, splits: Mapping[str, Iterable[Utterance]], opti
         ready.mkdir(parents=True)
         parts = {name: UtteranceSplit(name, options, scratch / f"{name}.npy") for name in SPLITS}
         for name, part in parts.items():
-            part.read_from(splits[name], ready)
+            part.read_from(at_speeds(splits[name], options.speeds) if name == "train" else splits[name], ready)
         ids = [row.utterance.id for part in parts.values() for row in part.rows]
         assert len(set(ids)) == len(ids), "an id comes twice"
         texts = [row.text for row in parts["train"].rows]

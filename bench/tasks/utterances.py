@@ -18,19 +18,20 @@ transcript after the usual subsampling to a quarter of the frames (`tight`).
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from bench.arrays import ArrayFile
-from bench.audio import from_pcm, to_pcm
+from bench.audio import change_speed, from_pcm, to_pcm
 from bench.errors import DataError
 from bench.features import FeatureExtractor, FeatureOptions, FloatArray
 from bench.tasks.base import Example
@@ -62,6 +63,15 @@ class SpeechOptions(Options):
     """Longest recording; longer ones of the training split are dropped."""
     max_target_tokens: int = Field(400, ge=1)
     """Longest transcript, in characters or subwords; longer ones of the training split are dropped."""
+    speeds: tuple[Annotated[float, Field(ge=0.5, le=2)], ...] = Field((1.0,), min_length=1)
+    """Speeds at which the training split has each recording (Ko et al. 2015): [1, 0.9, 1.1] makes three of one."""
+
+    @field_validator("speeds")
+    @classmethod
+    def _distinct(cls, speeds: tuple[float, ...]) -> tuple[float, ...]:
+        if len(set(speeds)) < len(speeds):
+            raise ValueError(f"speeds must differ, got {', '.join(f'{speed:g}' for speed in speeds)}")
+        return speeds
 
     @model_validator(mode="after")
     def _consistent(self) -> SpeechOptions:
@@ -96,6 +106,22 @@ class Utterance:
     def about_recording(self, problem: str) -> str:
         """Return a line about the recording, which `problem` names."""
         return f"{self.place}: {problem}" if self.place else problem
+
+
+def at_speeds(utterances: Iterable[Utterance], speeds: Sequence[float]) -> Iterator[Utterance]:
+    """Yield each utterance at each speed; at another than 1 its id and its name end in `@SPEED`."""
+    for utterance in utterances:
+        for speed in speeds:
+            if speed == 1:
+                yield utterance
+            else:
+                mark = f"@{speed:g}"
+                load = partial(_load_at, utterance.load, speed)
+                yield replace(utterance, id=utterance.id + mark, name=utterance.name + mark, load=load)
+
+
+def _load_at(load: Callable[[], npt.NDArray[np.float32]], speed: float) -> npt.NDArray[np.float32]:
+    return change_speed(load(), speed)
 
 
 class _Unusable(Exception):

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.audio import from_pcm, read_audio, read_audio_bytes, to_pcm
+from bench.audio import change_speed, from_pcm, read_audio, read_audio_bytes, to_pcm
 from bench.errors import DataError
 from tests.bench.recordings import encode, noise, tone
 
@@ -161,3 +161,15 @@ class TestPcm:
     def test_nearest_value_within_the_range(self, value: float, expected: int) -> None:
         samples: Any = to_pcm(np.array([value], dtype=np.float32))
         assert (samples.dtype, samples.tolist()) == (np.int16, [expected])
+
+
+class TestSpeed:
+    @pytest.mark.parametrize("speed", [0.9, 1.1, 2.0])
+    def test_a_tone_is_shorter_and_higher_by_the_factor(self, speed: float) -> None:
+        tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(RATE) / RATE).astype(np.float32)
+        changed = change_speed(tone, speed)
+        assert changed.dtype == np.float32
+        assert len(changed) == pytest.approx(RATE / speed, abs=1)
+        spectrum = np.abs(np.fft.rfft(changed * np.hanning(len(changed))))
+        assert np.argmax(spectrum) * RATE / len(changed) == pytest.approx(440 * speed, abs=2)
+        assert np.abs(changed).max() == pytest.approx(0.5, abs=0.05)

@@ -161,6 +161,40 @@ class TestNormalisation:
         assert speakers.error(normalisation="speaker") == problem
 
 
+class TestSpeeds:
+    def test_training_has_each_recording_at_each_speed_and_the_other_splits_once(self, corpus: SpeechCorpus) -> None:
+        data = corpus.prepare(speeds=[1, 0.9, 1.1])
+        examples = data.examples("train")
+        assert [e.id for e in examples][:4] == ["t0", "t0@0.9", "t0@1.1", "t1"]
+        assert [e.source for e in examples][:3] == ["t0.wav", "t0.wav@0.9", "t0.wav@1.1"]
+        assert [e.target for e in examples] == [t for t in ("abc cab", "bca", "a b c", "ccb a") for _ in range(3)]
+        frames = np.load(data.folder / "train.frames.npy").reshape(4, 3)
+        np.testing.assert_allclose(frames[:, 1] / frames[:, 0], 1 / 0.9, rtol=0.03)
+        np.testing.assert_allclose(frames[:, 2] / frames[:, 0], 1 / 1.1, rtol=0.03)
+        assert {split: data.counts["splits"][split]["kept"] for split in SPLITS} == {"train": 12, "dev": 2, "test": 3}
+
+    def test_a_recording_that_gets_too_long_is_dropped_at_that_speed_alone(self, corpus: SpeechCorpus) -> None:
+        seconds = [len(u.load()) / 16_000 for u in corpus.splits["train"]]
+        data = corpus.prepare(speeds=[1, 0.8], max_seconds=max(seconds) + 0.01)
+        train = data.counts["splits"]["train"]
+        longer = [f"t{i}@0.8" for i, s in enumerate(seconds) if s / 0.8 > max(seconds) + 0.01]
+        assert [d["id"] for d in train["dropped_utterances"]] == longer
+        assert 0 < train["dropped"]["too_long"] == len(longer) < 4
+
+    @pytest.mark.parametrize(
+        ("speeds", "problem"),
+        [
+            ([], "at least 1 item"),
+            ([1, 0.3], "greater than or equal to 0.5"),
+            ([1, 1.0], "speeds must differ, got 1, 1"),
+        ],
+        ids=["none", "too-slow", "twice"],
+    )
+    def test_bad_speeds(self, speeds: list[float], problem: str) -> None:
+        with pytest.raises(ValidationError, match=problem):
+            SpeechOptions(speeds=tuple(speeds))
+
+
 def test_vocab_size_is_of_subwords() -> None:
     with pytest.raises(ValidationError, match="vocab_size 300 is for units: subwords"):
         SpeechOptions(vocab_size=300)
