@@ -76,10 +76,15 @@ def _sizes(task: TaskResults, speed: list[Record]) -> str:
     return _sentence(facts)
 
 
-def signatures(task: TaskResults) -> list[tuple[str, str]]:
-    """Return the quality metrics of `task` with how each was computed over the whole test set."""
-    whole = [r for r in task.records if r.metric in task.quality and not r.subset]
-    return list(dict.fromkeys((r.metric, r.signature) for r in whole if r.signature))
+def signatures(task: TaskResults) -> dict[str, list[str]]:
+    """Return how the quality of `task` was computed over the whole test set: signatures, each with its metrics."""
+    found: dict[str, list[str]] = {}
+    for record in task.records:
+        if record.metric in task.quality and not record.subset and record.signature:
+            metrics = found.setdefault(record.signature, [])
+            if record.metric not in metrics:
+                metrics.append(record.metric)
+    return found
 
 
 def _sentence(facts: Iterable[str]) -> str:

@@ -74,7 +74,8 @@ def render_markdown(records: Sequence[Record]) -> str:
     for task in by_task(records):
         notes = Notes()
         parts += [f"## {escape(task.name)}", "", *(f"- {escape(line)}" for line in protocol(task))]
-        parts += [f"- {quality_metric(metric).title}: {_code(text)}" for metric, text in signatures(task)]
+        for signature, metrics in signatures(task).items():
+            parts.append(f"- {', '.join(quality_metric(metric).title for metric in metrics)}: {_code(signature)}")
         parts += [""]
         for sheet in task_sheets(task, notes):
             parts += [f"### {sheet.title}", "", *_markdown_table(sheet), ""]

@@ -98,6 +98,17 @@ def test_the_header_states_the_facts():
     assert "- BLEU: `nrefs:1|tok:13a`" in render_markdown(small())
 
 
+def test_metrics_that_are_computed_alike_share_a_line():
+    records = [
+        record(AR, "cer", 2.0, "%", n=500, signature="tool:jiwer"),
+        record(AR, "bleu", 90.0, n=500, signature="tok:13a"),
+        record(AR, "wer", 4.0, "%", n=500, signature="tool:jiwer"),
+        record(NAT, "cer", 2.0, "%", n=500, signature="tool:jiwer"),
+    ]
+    lines = [line for line in render_markdown(records).splitlines() if "`" in line]
+    assert lines == ["- CER, WER: `tool:jiwer`", "- BLEU: `tok:13a`"]
+
+
 def test_unequal_budgets_are_said():
     rows = [record(AR, "train_tokens", 1000.0, settings=""), record(NAT, "train_tokens", 1010.0)]
     assert "budgets" not in "\n".join(protocol(by_task(rows)[0]))
