@@ -221,8 +221,8 @@ class _Builder:
         spec = {
             "family": model.family,
             "config": model.config,
-            # The suite's other seeds do not change this run.
-            "train": {**model.train.model_dump(mode="json"), "seeds": [model.seed]},
+            # The suite's other seeds do not change this run, nor does an init that is not its own.
+            "train": {**model.train.model_dump(mode="json"), "seeds": [model.seed], "init": None},
             "seed": model.seed,
             "task": model.task.task,
             "task_config": model.task.config,

@@ -170,6 +170,7 @@ def test_keys_do_not_change_from_visit_to_visit(small):
         ("train.seeds=[1, 2, 3]", set()),
         ("measure.speed.min_seconds=9", set()),
         ("train.learning_rate=0.1", {"train", "distill", "evaluate"}),
+        ("train.init=base", {"train nat", "evaluate nat"}),
         ("distill.beam=4", {"train distilled", "distill", "evaluate distilled"}),
         ("measure.quality.split=dev", {"evaluate"}),
         ("systems.nat.config.model_dim=256", {"train nat", "evaluate nat"}),
