@@ -9,10 +9,10 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help bench plots table test check clean
+.PHONY: help bench plots table test check microbench clean
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@printf '  %-26s %s\n' \
 	  'SUITE=$(SUITE)' 'the suite that bench runs' \
@@ -38,6 +38,9 @@ check: $(READY)  ## Lint and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+microbench: $(READY)  ## Time the hot pieces: a cached step, beam reorder, collapse, Viterbi, a pass of each family
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest tests/benchmarks -p no:xdist --benchmark-enable --benchmark-only $(ARGS)
 
 clean:  ## Remove .venv and caches; results and stored artifacts stay
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
