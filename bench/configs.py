@@ -137,6 +137,8 @@ class SpeedConfig(Options):
     """Least number of timed rounds."""
     max_seconds: float = Field(600.0, gt=0)
     """Once every cell has min_runs rounds, stop at this much measuring time even if min_seconds is not reached."""
+    roofline: bool = False
+    """Whether to count the arithmetic and the bytes of decoding, and compare its time with what they must take."""
     threads: int | None = Field(None, ge=1)
     """CPU threads while timing; all cores by default."""
 

@@ -60,10 +60,11 @@ MODEL = (
 """Values of a trained model, whatever its decoding settings."""
 SPEED = (
     *("tokens_per_second", "sentences_per_second", "speedup", "seconds_per_sentence", "real_time_factor"),
-    *("latency_p50", "latency_p90", "latency_p95", "latency_p99", "peak_memory", "flops", "foreign_cpu"),
+    *("latency_p50", "latency_p90", "latency_p95", "latency_p99", "peak_memory", "foreign_cpu"),
     *("tied_outputs",),
     *("encoder_passes", "decoder_passes", "companion_passes"),
-    *("tokens_per_pass", "aup", "iterations", "roofline_fraction"),
+    *("tokens_per_pass", "aup", "iterations"),
+    *("flops_per_token", "bytes_per_token", "roofline_fraction"),
 )
 
 

@@ -127,6 +127,7 @@ def task_sheets(task: TaskResults, notes: Notes) -> list[Sheet]:
             *_by_subset(task, names, notes),
             _speedups(task, names, notes),
             _latency(task, names, notes),
+            _cost(task, names, notes),
             _parallelism(task),
             _diagnostics(task, names, notes),
             _by_seed(task),
@@ -203,6 +204,22 @@ def _latency(task: TaskResults, names: list[str], notes: Notes) -> Sheet:
             row.append(show(cell.smallest_batch(metric), significant, notes))
         rows.append(_names(cell) + row)
     return Sheet("Latency, time of each part and passes, at the smallest batch size", names + header, rows, len(names))
+
+
+def _cost(task: TaskResults, names: list[str], notes: Notes) -> Sheet:
+    """What a token costs in arithmetic and memory traffic, and how near its time is to what they must take."""
+    metrics = {
+        "flops_per_token": ("FLOPs/token", count),
+        "bytes_per_token": ("Bytes moved/token", count),
+        "roofline_fraction": ("Share of the roofline (%)", significant),
+    }
+    points = [(metric, size) for metric in metrics for size in task.batch_sizes]
+    header = [f"{metrics[metric][0]}, batch {size}" for metric, size in points]
+    rows = [
+        _names(cell) + [show(cell.get(metric, size), metrics[metric][1], notes) for metric, size in points]
+        for cell in task.cells
+    ]
+    return Sheet("Cost and roofline", names + header, rows, len(names))
 
 
 def _parallelism(task: TaskResults) -> Sheet:

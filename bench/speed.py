@@ -13,6 +13,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from bench.journal import Failure, Journal
 from bench.language_model import give_language_model
 from bench.passes import Observation, observe
 from bench.preparation import PreparedData
+from bench.roofline import Bound, Roof, bound_of, measure_roof
 from bench.speed_rows import Measured, measurements
 from bench.steps import CURRENT, EXCLUDED, Progress, StepFailure, role_key, write_json
 from bench.store import write_atomically
@@ -35,6 +37,8 @@ from models.interface import Model
 from models.registry import load_family
 
 WARM_UP_BATCHES = 8
+COUNTED_BATCHES = 4
+"""Batches of a point whose cost is counted, short and long ones."""
 JOURNAL = "rounds.jsonl"
 
 
@@ -57,6 +61,7 @@ def measure(
     # Entered once: autocast lowers the weights during warm-up and keeps them, instead of inside the first timed batch.
     with inference(session.device, session.dtype):
         session.warm_up()
+        session.count()
         session.time()
     session.write()
 
@@ -88,6 +93,9 @@ class Session:
         self.points = [Point(cell["id"], size) for cell in spec["cells"] for size in self.config.batch_sizes]
         self.systems: dict[str, System] = {}
         self.observations: dict[str, Observation] = {}
+        self.bounds: dict[Point, Bound] = {}
+        self.roofs: dict[int, Roof] = {}
+        """By the bytes of a model's weights."""
         self.journal = Journal(folder / JOURNAL, self.environment["fingerprint"])
         if (folder / EXCLUDED).exists():
             for entry in json.loads((folder / EXCLUDED).read_text(encoding="utf-8")):
@@ -132,8 +140,21 @@ class Session:
             if point in self.live:
                 self.progress(done=0.0, stage=f"warming up {point.cell} at batch {point.batch_size}")
                 with self._charged(point.cell, point.batch_size):
-                    system, batches = self.systems[point.cell], spread(self.batches[point.batch_size])
+                    system, batches = self.systems[point.cell], self.batches[point.batch_size]
+                    batches = [batches[i] for i in spread(len(batches), WARM_UP_BATCHES)]
                     warm_up(lambda: sum(self._each(system, batches)))  # noqa: B023 - called in this very turn
+
+    def count(self) -> None:
+        """Count what decoding must cost, if that is asked for."""
+        for point in self.live if self.config.roofline else ():
+            self.progress(done=0.0, stage=f"counting {point.cell} at batch {point.batch_size}")
+            with self._charged(point.cell, point.batch_size):
+                system, batches = self.systems[point.cell], self.batches[point.batch_size]
+                size = system.weight_bytes()
+                if size not in self.roofs:
+                    self.roofs[size] = measure_roof(self.device, self.dtype, size, self.synchronise)
+                chosen = spread(len(batches), COUNTED_BATCHES)
+                self.bounds[point] = bound_of(system, batches, chosen, self.roofs[size])
 
     def _each(self, system: System, batches: Sequence[SourceBatch]) -> list[int]:
         return time_each(system.decode, batches, self.clock, self.synchronise)[0]
@@ -200,8 +221,11 @@ class Session:
             failures=self.journal.failures,
             observations=self.observations,
             audio_seconds=sum(float(s.example.tags["seconds"]) for s in self.sample) if self.data.speech else None,
+            bounds=self.bounds,
         )
         environment = {**self.environment, "sentences": len(self.sample), "split": self.spec["split"]}
+        if self.roofs:
+            environment["roofs"] = [{"weight_bytes": size, **asdict(roof)} for size, roof in self.roofs.items()]
         write_json(
             self.folder / "measurements.json", {"measurements": measurements(measured), "environment": environment}
         )
@@ -248,11 +272,11 @@ class Session:
                 self.journal.fail(point, Failure("oom", f"out of memory at batch {batch_size} already"))
 
 
-def spread(batches: Sequence[SourceBatch], count: int = WARM_UP_BATCHES) -> list[SourceBatch]:
-    """Return at most `count` of `batches`, evenly over their order, the first and the last among them."""
-    if len(batches) <= count:
-        return list(batches)
-    return [batches[round(i * (len(batches) - 1) / (count - 1))] for i in range(count)]
+def spread(size: int, count: int) -> list[int]:
+    """Return at most `count` numbers below `size`, evenly over them, the first and the last among them."""
+    if size <= count:
+        return list(range(size))
+    return [round(i * (size - 1) / (count - 1)) for i in range(count)]
 
 
 def failure_of(error: Exception) -> Failure:

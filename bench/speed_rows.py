@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from bench.stats import (
     ratio,
 )
 from bench.timing import Point, Timing
+
+if TYPE_CHECKING:  # it loads torch
+    from bench.roofline import Bound
 
 Row = dict[str, Any]
 
@@ -43,6 +46,8 @@ class Measured:
     """By cell."""
     audio_seconds: float | None = None
     """Duration of the sample's audio; None for text."""
+    bounds: dict[Point, Bound] = field(default_factory=dict)
+    """What decoding must cost at the least, where it was counted."""
 
     def of(self, point: Point) -> list[Timing]:
         """Return the timings of `point`, by round; none count of a point that has failed."""
@@ -76,6 +81,7 @@ def _point_rows(measured: Measured, point: Point) -> list[Row]:
         rows += _latency_rows(make, timings, measured.num_sentences)
         rows += _part_rows(make, measured, timings)
     rows += _real_time_rows(make, measured, timings, point)
+    rows += _bound_rows(make, timings, measured.bounds.get(point))
     if timings:
         rows += [
             make("tied_outputs", max(t.tied for t in timings), "sentences", n=measured.num_sentences),
@@ -147,6 +153,20 @@ def _real_time_rows(make: Callable[..., Row], measured: Measured, timings: Seque
         _median(make, "real_time_factor", nanoseconds / 1e9 / measured.audio_seconds, "", part=part)
         for part, nanoseconds in scopes.items()
     ]
+
+
+def _bound_rows(make: Callable[..., Row], timings: Sequence[Timing], bound: Bound | None) -> list[Row]:
+    """Arithmetic and traffic of a token, and the share of the time that they would need, over the batches counted."""
+    if bound is None or not timings:
+        return []
+    tokens = sum(timings[0].tokens[i] for i in bound.batches)
+    seconds = np.array([sum(t.durations[i] for i in bound.batches) / 1e9 for t in timings])
+    n = len(bound.batches)
+    rows = [_median(make, "roofline_fraction", 100 * bound.seconds / seconds, "%")]
+    if tokens:
+        rows.append(make("flops_per_token", bound.flops / tokens, "", n=n))
+        rows.append(make("bytes_per_token", bound.bytes / tokens, "B", n=n))
+    return rows
 
 
 def _foreign_row(make: Callable[..., Row], timings: Sequence[Timing]) -> Row:

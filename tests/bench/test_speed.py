@@ -270,4 +270,13 @@ def test_latencies_hold_every_sentence_of_every_round(measure):
     ("count", "expected"), [(3, [0, 1, 2]), (8, list(range(8))), (15, [0, 2, 4, 6, 8, 10, 12, 14])]
 )
 def test_warm_up_spreads_over_the_lengths(count, expected):
-    assert speed.spread(list(range(count))) == expected
+    assert speed.spread(count, 8) == expected
+
+
+def test_the_roofline_is_counted_where_it_is_asked_for(measure):
+    plain = measure(spec([cell("a", ms_per_batch=1)]), "plain")
+    assert not [row for row in plain if row["metric"] == "roofline_fraction"]
+    rows = measure(spec([cell("a", ms_per_batch=1)], roofline=True), "counted")
+    assert [row["batch_size"] for row in rows if row["metric"] == "roofline_fraction"] == [1, 4]
+    environment = json.loads((measure.folder.parent / "counted" / "measurements.json").read_text())["environment"]
+    assert {"weight_bytes", "flops", "bandwidth"} == set(environment["roofs"][0])

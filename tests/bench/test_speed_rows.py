@@ -2,6 +2,7 @@ import pytest
 
 from bench.journal import Failure
 from bench.passes import Observation
+from bench.roofline import Bound
 from bench.speed_rows import Measured, measurements
 from bench.timing import Point, Timing
 from tests.bench.scripted import find
@@ -189,3 +190,20 @@ def test_passes_of_companions_have_a_row_only_where_there_are_companions():
         seen = {"cell": Observation(passes, [2, 4], [3, 4])}
         rows = measurements(Measured([{"id": "cell", "label": "", "seed": 1}], [], [point], 2, timings, {}, seen))
         assert [r["value"] for r in rows if r["metric"] == "companion_passes"] == expected
+
+
+def test_rows_compare_the_counted_batches_with_their_own_time():
+    point = Point("cell", 8)
+    # Two of three batches were counted: 10 + 30 ms, then 20 + 60 ms; they must take 8 ms.
+    timings = [
+        Timing(i, point, (10 * k * MS, 99 * MS, 30 * k * MS), (4, 1, 6), wall=1.0, foreign=0.0)
+        for i, k in enumerate((1, 2))
+    ]
+    bounds = {point: Bound((0, 2), flops=5000, bytes=200, seconds=0.008)}
+    cells = [{"id": "cell", "label": "", "seed": 1}]
+    rows = measurements(Measured(cells, [], [point], 11, timings, {}, {}, bounds=bounds))
+    share = find(rows, "cell", "roofline_fraction")
+    assert (share["value"], share["unit"]) == (pytest.approx((20 + 10) / 2), "%")
+    assert (share["ci_low"], share["ci_high"]) == (pytest.approx(10), pytest.approx(20))
+    assert find(rows, "cell", "flops_per_token")["value"] == 500
+    assert find(rows, "cell", "bytes_per_token")["value"] == 20

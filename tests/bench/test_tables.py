@@ -261,3 +261,15 @@ def test_equal_minutes_are_equal_budgets():
     text = "\n".join(protocol(by_task(rows)[0]))
     assert "Every model was trained for 20 minutes, in which they saw 1000 to 2000 target tokens" in text
     assert "differ" not in text
+
+
+def test_tables_have_the_cost_of_each_batch_size():
+    records = [
+        record(AR, "flops_per_token", 1.5e9, batch_size=1),
+        record(AR, "bytes_per_token", 2.5e8, "B", batch_size=1),
+        record(AR, "roofline_fraction", 61.5, "%", ci_low=60.0, ci_high=63.0, batch_size=1),
+        record(AR, "tokens_per_second", 100.0, "tokens/s", batch_size=1),
+    ]
+    page = render_markdown(records)
+    assert "FLOPs/token, batch 1 | Bytes moved/token, batch 1 | Share of the roofline (%), batch 1" in page
+    assert "1.50 G | 250 M | 61.5 [60.0, 63.0]" in page
