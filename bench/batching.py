@@ -77,8 +77,12 @@ class TrainingBatches:
         seed: int,
         max_frames: int = 8000,
         window: int = 8192,
+        short_first: bool = False,
     ) -> None:
-        """Cut batches of at most `max_tokens` positions, or of speech `max_frames` frames, padding included."""
+        """Cut batches of at most `max_tokens` positions, or of speech `max_frames` frames, padding included.
+
+        short_first: whether the first epoch goes from short to long (SortaGrad, Amodei et al. 2016).
+        """
         if not pairs:
             raise ValueError("no training pairs")
         self.pairs = pairs
@@ -87,6 +91,7 @@ class TrainingBatches:
         self.max_sentences = max_sentences
         self.seed = seed
         self.window = window
+        self.short_first = short_first
         # Both sides cost work: the longer one is what a batch is measured by, and eos needs a position. A transcript
         # is always shorter than its recording.
         self.sizes = [len(p.source) if speech else max(len(p.source), len(p.target)) + 1 for p in pairs]
@@ -101,6 +106,8 @@ class TrainingBatches:
             # A stable sort over shuffled items: sentences of equal size meet in a new order each epoch.
             part = part[np.argsort([self.sizes[i] for i in part], kind="stable")]
             batches += bucket(self.sizes, part.tolist(), self.max_size, self.max_sentences)
+        if self.short_first and number == 0:
+            return sorted(batches, key=lambda batch: max(self.sizes[i] for i in batch))
         return [batches[i] for i in rng.permutation(len(batches))]
 
     def stream(self, epoch: int, position: int) -> Iterator[tuple[int, int, Batch]]:

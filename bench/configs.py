@@ -57,6 +57,8 @@ class TrainConfig(Options):
     init: str | None = None
     """System on whose encoder, trained on raw data, the others' start (their own budget comes on top, and tables say
     so); none by default."""
+    short_first: bool = False
+    """Whether the first epoch goes from short sources to long ones (SortaGrad, Amodei et al. 2016), not at random."""
     max_batch_sentences: int = Field(512, gt=0)
     """Largest number of sentences in a batch."""
     learning_rate: float = Field(2e-3, gt=0)

@@ -147,9 +147,8 @@ class Trainer:
         alone = self.device.type == "cpu" and config.threads == 1
         self.clock = time.process_time if alone else time.perf_counter
         self.autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bfloat16")
-        self.batches = TrainingBatches(
-            pairs, config.batch_tokens, config.max_batch_sentences, seed, max_frames=config.batch_frames
-        )
+        sizes = (config.batch_tokens, config.max_batch_sentences)
+        self.batches = TrainingBatches(pairs, *sizes, seed, config.batch_frames, short_first=config.short_first)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = make_optimizer(model, config)
         self.rng = torch.Generator(self.device)

@@ -67,6 +67,14 @@ def test_padding_is_small():
     assert real / padded > 0.9
 
 
+def test_short_sources_come_first_in_the_first_epoch_alone():
+    batches = TrainingBatches(pairs(300), 100, 50, seed=1, window=100, short_first=True)
+    longest = [max(batches.sizes[i] for i in b) for b in batches.epoch(0)]
+    assert longest == sorted(longest)
+    assert sorted(i for b in batches.epoch(0) for i in b) == list(range(300))
+    assert batches.epoch(1) == TrainingBatches(pairs(300), 100, 50, seed=1, window=100).epoch(1)
+
+
 def test_no_pairs_is_an_error():
     with pytest.raises(ValueError, match="no training pairs"):
         TrainingBatches([], 10, 10, 1)
