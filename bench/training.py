@@ -80,7 +80,8 @@ def run(spec: dict[str, Any], folder: Path, parents: dict[str, Path], progress: 
     task = build_task(spec["task"], spec["task_config"])
     dev = data.examples("dev")[: config.dev_sentences]
     dev_pairs = data.encode(dev)
-    settings = family.settings()
+    model_config = family.config(**spec["config"])
+    settings = family.settings(**model_config.development())
 
     def evaluate(model: Model) -> float:
         outputs = decode_corpus(model, [p.source for p in dev_pairs], settings, data.data_spec, 64, spec["dtype"])
@@ -88,7 +89,7 @@ def run(spec: dict[str, Any], folder: Path, parents: dict[str, Path], progress: 
         return selection_value(task.selection_metric, texts, dev)
 
     torch.manual_seed(spec["seed"])
-    model = family.model(family.config(**spec["config"]), data.data_spec).to(spec["device"])
+    model = family.model(model_config, data.data_spec).to(spec["device"])
     init, taken = spec["init"], []
     if init is not None:
         taken = start_encoder(model, load_model(init["family"], init["config"], data.data_spec, parents["init"]))

@@ -12,7 +12,7 @@ Letters in shape comments and annotations, here and in every other file:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -60,6 +60,10 @@ class Options(BaseModel):
         values = [(n, getattr(other, n, None), getattr(self, n, None)) for n in fields if hasattr(other, n)]
         found = [f"{name} is {theirs} there and {own} here" for name, theirs, own in values if theirs != own]
         return ", ".join(found) or None
+
+    def development(self) -> Mapping[str, Any]:
+        """Return the Settings, where not at their defaults, to decode the development set with; for a Config."""
+        return {}
 
     def misfit(self, config: Options) -> str | None:
         """Return why a model of `config` cannot decode with these Settings; None if it can."""

@@ -18,8 +18,9 @@ made, so that T passes are T passes; mask and unk are two symbols; special symbo
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -47,6 +48,10 @@ class Config(BackboneConfig):
     """Weight of the CTC loss of the encoder per target token; what is above keeps the rest. Mask-CTC has 0.3."""
     upsampling: int | None = Field(None, ge=1)
     """CTC frames per encoder position; by default 3 for text and 1 for speech."""
+
+    def development(self) -> Mapping[str, Any]:
+        """With CTC beside, decoding starts from its output."""
+        return {"start": "ctc"} if self.ctc_weight else {}
 
 
 class Settings(Options):

@@ -64,6 +64,20 @@ def test_a_model_is_trained_and_scored_on_speech(family, data, tmp_path):
     assert scores["cer"]["n"] == 3
 
 
+@pytest.mark.parametrize(("weight", "start"), [(0.0, "length"), (0.3, "ctc")])
+def test_the_development_set_is_decoded_as_the_model_is_meant_to(weight, start, data, tmp_path, monkeypatch):
+    seen, decode = [], training.decode_corpus
+
+    def spy(model, sources, settings, *more):
+        seen.append(settings.start)
+        return decode(model, sources, settings, *more)
+
+    monkeypatch.setattr(training, "decode_corpus", spy)
+    description = spec("mask_predict")
+    train(tmp_path / "model", data, {**description, "config": {**description["config"], "ctc_weight": weight}})
+    assert set(seen) == {start}
+
+
 def test_an_encoder_starts_from_that_of_the_init_and_the_report_says_so(data, tmp_path):
     ctc = train(tmp_path / "ctc", data, spec("ctc"))
     init = {"system": "my-ctc", "family": "ctc", "config": tiny.CONFIG}
