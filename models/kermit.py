@@ -14,7 +14,10 @@ canvas in training.
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
+from pydantic import model_validator
 from torch import Tensor, nn
 
 from models.decoding.insertions import InsertionSettings, insert_until_done
@@ -33,6 +36,12 @@ class Config(SlotConfig):
 
     joint: bool = False
     """Train in both directions: half of the canvases, drawn anew each time, are of the source instead."""
+
+    @model_validator(mode="after")
+    def _no_convolution(self) -> Self:
+        if self.convolution:
+            raise ValueError(f"convolution {self.convolution} has no place: source and canvas share the one stack")
+        return self
 
 
 class Settings(InsertionSettings):

@@ -8,7 +8,7 @@ from bench.batching import pad as pad_rows
 from bench.decoding import decode_batch
 from bench.preparation import EncodedPair
 from models.interface import BOS, EOS, NUM_SPECIAL, PAD
-from models.kermit import Settings
+from models.kermit import Config, Settings
 from tests.models.families import SPEC, batch_of, build, pairs
 from tests.models.test_insertion import learned, memorise, naive_loss, scaled, without_repeats
 
@@ -42,6 +42,12 @@ def test_the_stack_is_as_deep_as_encoder_and_decoder_and_the_only_one():
     assert len(model.decoder.layers) == 3
     assert model.observed_modules() == {"decoder": [model.decoder]}
     assert all(layer.cross_attention is None for layer in model.decoder.layers)
+
+
+def test_it_has_no_encoder_to_convolve():
+    assert Config(convolution=0).convolution == 0
+    with pytest.raises(ValueError, match="convolution 3 has no place"):
+        Config(convolution=3)
 
 
 def test_a_pair_reads_the_same_in_a_padded_batch_whatever_the_padding_holds():
