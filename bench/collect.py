@@ -124,10 +124,24 @@ class Collector:
             "measurements": {
                 task: self._read(step, "measurements.json")["environment"] for task, step in self._timed().items()
             },
+            "data": self._data(),
             "metric_libraries": {name: version_of(name) for name in METRIC_LIBRARIES},
             "suite": json.loads(json.dumps(self.graph.suite, default=_to_json)),
             "artifacts": sorted("/".join(i) for i, outcome in self.outcomes.items() if outcome.status == "ok"),
         }
+
+    def _data(self) -> dict[str, Any]:
+        """Return what is said of the prepared data of each task, without lists of single examples."""
+        described = {}
+        for task, step in {c.cell.model.task.name: c.data for c in self.graph.cells}.items():
+            if self._is_done(step) and (self.store.path(*step.id) / "data.json").exists():
+                counts = self._read(step, "data.json")
+                splits = {
+                    name: {key: value for key, value in split.items() if not isinstance(value, list)}
+                    for name, split in counts.get("splits", {}).items()
+                }
+                described[task] = {**counts, "splits": splits}
+        return described
 
     def _is_done(self, step: Step) -> bool:
         return self.outcomes[step.id].status == "ok"

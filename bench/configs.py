@@ -55,8 +55,8 @@ class TrainConfig(Options):
     spec_augment: SpecAugment | None = None
     """Masking of training features (speech only); none by default."""
     init: str | None = None
-    """System on whose encoder, trained on raw data, the others' start (their own budget comes on top, and tables say
-    so); none by default."""
+    """System on whose encoder, trained on raw data if it has any, the others' start (its budget is not counted in
+    theirs, and tables say so); none by default."""
     short_first: bool = False
     """Whether the first epoch goes from short sources to long ones (SortaGrad, Amodei et al. 2016), not at random."""
     max_batch_sentences: int = Field(512, gt=0)

@@ -71,6 +71,18 @@ def forget_failed(store: Store, measures: Iterable[Step]) -> None:
                 store.discard(*step.id)
 
 
+def left_out(file: Path) -> str | None:
+    """Return how many training examples the prepared data that `file` describes has left out, and why; None if none."""
+    if not file.exists():
+        return None
+    train = json.loads(file.read_text(encoding="utf-8")).get("splits", {}).get("train", {})
+    dropped = {reason: count for reason, count in train.get("dropped", {}).items() if count}
+    if not dropped:
+        return None
+    reasons = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in dropped.items())
+    return f"{sum(dropped.values())} of {train['read']} training examples are left out ({reasons}); see {file}"
+
+
 def execute(
     graph: Graph, store: Store, display: Display, folder: Path, command: Sequence[str], jobs: int | None = None
 ) -> Result:
@@ -85,6 +97,9 @@ def execute(
         unusable = [outcome.reason for outcome in runner.run(graph.prepares).values() if outcome.user_error]
         if unusable:
             raise DataError("\n".join(unusable))
+        for step in graph.prepares:
+            if line := left_out(store.path(*step.id) / "data.json"):
+                display.note(f"{step.label}: {line}")
         runner.run(graph.work)
         measures = graph.measures(lambda step: runner.outcomes[step.id].status == "ok")
         forget_failed(store, measures.values())

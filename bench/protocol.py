@@ -66,7 +66,9 @@ def conditions(task: TaskResults) -> str:
 
 
 def _sizes(task: TaskResults, speed: list[Record]) -> str:
-    sentences = sorted({r.n for r in task.records if r.metric in task.quality and r.n and not r.subset})
+    # Perplexity leaves out references with unknown words.
+    quality = [r for r in task.records if r.metric in task.quality and r.metric != "perplexity"]
+    sentences = sorted({r.n for r in quality if r.n and not r.subset})
     rounds = sorted({r.n for r in speed if r.metric == "tokens_per_second" and r.n})
     facts = [f"quality over {_range(sentences)} sentences"] if sentences else []
     for tag in dict.fromkeys(tag for _, tag in task.subsets if tag != POSITION):
@@ -109,6 +111,12 @@ def _warnings(task: TaskResults, speed: list[Record]) -> list[str]:
     if started:
         origins = "; ".join(f"{_and(systems)} from {origin}" for origin, systems in started.items())
         lines.append(f"Start from the encoder of a trained system, whose budget is not counted in theirs: {origins}.")
+    if any(r.metric == "roofline_fraction" and r.value is not None for r in speed):
+        lines.append(
+            "Share of the roofline: the least time for the floating-point operations and bytes of matrix products, "
+            "attention and convolutions, at the device's measured rates, over the measured time; counted like FLOPs "
+            "and bytes over up to four batches of each size."
+        )
     foreign = [r.value for r in speed if r.metric == "foreign_cpu" and r.value is not None]
     if foreign:
         line = f"Other processes used up to {max(foreign):.1f} % of a CPU core while timing."

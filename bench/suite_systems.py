@@ -158,9 +158,9 @@ class SystemReader:
                 key: ("train", key) for key in (*merged, *TrainConfig.model_fields) if key not in own
             }
             draft.train = self.problems.check(TrainConfig, merged, (*path, "train"), homes)
-            for index, task in enumerate(self.tasks):
+            for task in self.tasks:
                 if task.train and draft.train is not None and task.has(section.get("name")):
-                    self._read_recipe(draft, task, ("tasks", index, "train"))
+                    self._read_recipe(draft, task, ("tasks", task.index, "train"))
         if "family" in section:
             draft.family = self._find(section["family"], (*path, "family"))
         if draft.family is not None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bench.suite_problems import Problems, unknown
 from bench.suite_tasks import TaskEntry
-from bench.yaml_lines import KeyPath
 from models.interface import Options
 from models.layers import BackboneConfig
 
@@ -20,14 +19,11 @@ def init_data(available: Sequence[str]) -> str:
     return "raw" if "raw" in available else available[0]
 
 
-def check_tasks(items: list[Any], tasks: Sequence[TaskEntry], drafts: Sequence[Draft], problems: Problems) -> None:
-    """Note what does not fit: systems that a task does not have or that cannot read it, and circles.
-
-    items: the suite's `tasks` as written, for the place of problems.
-    """
+def check_tasks(tasks: Sequence[TaskEntry], drafts: Sequence[Draft], problems: Problems) -> None:
+    """Note what does not fit: systems that a task does not have or that cannot read it, and circles."""
     by_name = {draft.name: draft for draft in drafts if draft.name is not None}
     for task in tasks:
-        path = _path(items, task)
+        path = ("tasks", task.index)
         if "seeds" in task.train:
             problems.add((*path, "train", "seeds"), "seeds are the same for all tasks; set them in the suite's train")
         for name in task.systems or ():
@@ -37,16 +33,11 @@ def check_tasks(items: list[Any], tasks: Sequence[TaskEntry], drafts: Sequence[D
             if task.has(draft.name):
                 for message in _misfits(task, draft, by_name):
                     problems.add(path, message)
+    for draft in by_name.values():
+        if tasks and not any(task.has(draft.name) for task in tasks):
+            problems.add(draft.path, f"no task has {draft.name!r}: add it to the systems of one, or leave it out")
     if not problems:  # else a circle may be the shadow of another mistake
         _check_circles(tasks, by_name, problems)
-
-
-def _path(items: list[Any], task: TaskEntry) -> KeyPath:
-    for index, item in enumerate(items):
-        written = item if isinstance(item, dict) else {"task": item}
-        if task.name in (written.get("name"), written.get("task")):
-            return ("tasks", index)
-    return ("tasks",)
 
 
 def _misfits(task: TaskEntry, draft: Draft, systems: dict[str, Draft]) -> Iterator[str]:
@@ -68,6 +59,12 @@ def _misfits(task: TaskEntry, draft: Draft, systems: dict[str, Draft]) -> Iterat
         reason = draft.config.differing(other, _encoder_fields(draft.config))
         if reason is not None:
             yield f"{draft.name!r} cannot start from the encoder of {init!r}: {reason}"
+        theirs = systems[init].train
+        missing = (
+            [str(seed) for seed in draft.train.seeds if seed not in theirs.seeds] if draft.train and theirs else []
+        )
+        if missing:
+            yield f"{draft.name!r} cannot start from {init!r}, which is not trained with seed {', '.join(missing)}"
     for name, role, data in _used(task, draft):
         if name in systems and not task.has(name):
             yield f"{draft.name!r} uses {name!r} as {role}, which systems leaves out"
@@ -120,7 +117,7 @@ def _check_circles(tasks: Sequence[TaskEntry], systems: dict[str, Draft], proble
                 noted.add(node[0])
                 problems.add(
                     systems[node[0]].path,
-                    f"the training of {node[0]!r} waits for itself, through teachers or companions",
+                    f"the training of {node[0]!r} waits for itself, through teachers, companions or init",
                 )
         if noted:
             return  # the other tasks have the same circle

@@ -33,6 +33,8 @@ class TaskEntry:
     """The systems that it is for; None: all."""
     data: str | None = None
     """`raw` if no model is to be trained on its distilled data; None: no restriction."""
+    index: int = 0
+    """Its place among the suite's tasks."""
 
     def has(self, system: str | None) -> bool:
         """Tell whether `system` is trained on it."""
@@ -71,6 +73,7 @@ def read_tasks(items: list[Any], problems: Problems) -> list[TaskEntry]:
                     section.get("train") or {},
                     tuple(section["systems"]) if section.get("systems") else None,
                     section.get("data"),
+                    index,
                 )
             )
     return entries

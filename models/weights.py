@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from models.attention import Attention
+from models.frontend import TextFrontend
 from models.interface import Model
 
 
@@ -46,8 +47,10 @@ def start_encoder(model: Model, other: Model) -> list[str]:
         ValueError: nothing fits.
     """
     own, theirs = weights_of(model), weights_of(other)
-    # A text encoder reads embeddings that stand under a name of their own.
-    names = [name for name in own if name.startswith(("encoder.", "embedding.")) and name in theirs]
+    # A text encoder reads embeddings that stand under a name of their own; on speech they are the decoder's.
+    reads_ids = any(isinstance(part, TextFrontend) for part in model.modules())
+    read = ("encoder.", "embedding.") if reads_ids else ("encoder.",)
+    names = [name for name in own if name.startswith(read) and name in theirs]
     fitting = [name for name in names if own[name].shape == theirs[name].shape]
     if not any(name.startswith("encoder.") for name in fitting):
         raise ValueError(

@@ -88,7 +88,7 @@ def draw_learning(task: TaskResults, curves: Sequence[Curve]) -> Figure | None:
         legend=family_legend([cell for cell, _ in lines], lines=True),
         notes=[
             "The score of the development set as training goes on, decoded with the family's default settings, before "
-            "checkpoints are chosen or averaged. A line that still rises at its end was stopped by its budget.",
+            "checkpoints are chosen or averaged. A line that still gets better at its end was stopped by its budget.",
             conditions(task),
         ],
     )

@@ -141,4 +141,4 @@ def _make_root(ax: Axes) -> None:
     ax.yaxis.set_major_locator(FixedLocator(ticks))
     ax.yaxis.set_minor_locator(NullLocator())
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    ax.set_ylim(0, top)
+    ax.set_ylim(0, top * 1.03)  # room for half a marker

@@ -10,6 +10,7 @@ first messages alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from functools import partial
 from importlib.metadata import version
@@ -154,7 +155,7 @@ class Morse(Task):
         """
         seed = (self.config.seed, SPLITS.index(split))
         for index, transmission in enumerate(self.transmissions(split)):
-            wpm, snr_db = round(transmission.wpm, 2), round(transmission.snr_db, 2)
+            wpm, snr_db = round(transmission.wpm, 2), math.floor(100 * transmission.snr_db) / 100
             name = f"{split}-{index} ({wpm:.0f} wpm at {transmission.tone_hz:.0f} Hz, {snr_db:.0f} dB)"
             load = partial(_hear, transmission, self.config.features.sample_rate, (*seed, index, _AUDIO))
             yield Utterance(f"{split}-{index}", transmission.text, name, load, {"snr_db": snr_db, "wpm": wpm})

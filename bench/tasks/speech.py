@@ -15,6 +15,7 @@ import numpy as np
 import soundfile  # type: ignore[import-untyped]
 
 from bench.arrays import ArrayFile
+from bench.errors import DataError
 from bench.features import Normaliser
 from bench.steps import write_json
 from bench.tasks import corpus
@@ -70,8 +71,11 @@ def prepare_speech(folder: Path, splits: Mapping[str, Iterable[Utterance]], opti
         parts = {name: UtteranceSplit(name, options, scratch / f"{name}.npy") for name in SPLITS}
         for name, part in parts.items():
             part.read_from(at_speeds(splits[name], options.speeds) if name == "train" else splits[name], ready)
-        ids = [row.utterance.id for part in parts.values() for row in part.rows]
-        assert len(set(ids)) == len(ids), "an id comes twice"
+        seen: set[str] = set()
+        for row in (row for part in parts.values() for row in part.rows):
+            if row.utterance.id in seen:
+                raise DataError(row.utterance.about_text(f"the id {row.utterance.id!r} comes twice"))
+            seen.add(row.utterance.id)
         texts = [row.text for row in parts["train"].rows]
         tokenizer = train_tokenizer(texts, options.units, options.vocab_size or DEFAULT_VOCAB_SIZE, ready)
         for part in parts.values():

@@ -138,8 +138,12 @@ def _values(line: str, place: str) -> dict[str, str]:
 def _entry(values: dict[str, str], folder: Path, place: str, default_id: str) -> Entry:
     """Return the entry that `values` describe, if its recording is there."""
     audio = folder / Path(values["audio"]).expanduser()
-    if not audio.is_file():
-        raise DataError(f"{place}: {audio}: {'not a file' if audio.exists() else 'no such file'}")
+    try:
+        problem = None if audio.is_file() else "not a file" if audio.exists() else "no such file"
+    except OSError as error:
+        problem = error.strerror or "no usable name"
+    if problem is not None:
+        raise DataError(f"{place}: {audio}: {problem}")
     return Entry(place, values.get("id", default_id), audio, values["text"], values.get("speaker"))
 
 

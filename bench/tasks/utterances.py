@@ -64,11 +64,15 @@ class SpeechOptions(Options):
     max_target_tokens: int = Field(400, ge=1)
     """Longest transcript, in characters or subwords; longer ones of the training split are dropped."""
     speeds: tuple[Annotated[float, Field(ge=0.5, le=2)], ...] = Field((1.0,), min_length=1)
-    """Speeds at which the training split has each recording (Ko et al. 2015): [1, 0.9, 1.1] makes three of one."""
+    """Speeds at which the training split has each recording (Ko et al. 2015), in hundredths: [1, 0.9, 1.1] makes three
+    of one."""
 
     @field_validator("speeds")
     @classmethod
     def _distinct(cls, speeds: tuple[float, ...]) -> tuple[float, ...]:
+        fine = [f"{speed:g}" for speed in speeds if round(speed, 2) != speed]
+        if fine:
+            raise ValueError(f"speeds have at most two decimals, and {fine[0]} has more")
         if len(set(speeds)) < len(speeds):
             raise ValueError(f"speeds must differ, got {', '.join(f'{speed:g}' for speed in speeds)}")
         return speeds

@@ -210,3 +210,28 @@ def test_what_only_distilled_data_gives_is_refused_without_it(systems, other, me
 def test_a_task_cannot_leave_out_raw_data():
     with pytest.raises(SuiteError, match=r'tasks\[1\].data: "distilled" is not one of the choices; allowed: raw'):
         load(changed("[base, ctc]", "[base, ctc]\n    data: distilled"))
+
+
+def test_an_init_must_be_trained_with_the_seeds_of_those_that_start_from_it():
+    text = changed("name: ctc, family: ctc,", "name: ctc, family: ctc, train: {seeds: [1]},")
+    with pytest.raises(SuiteError, match="'base' cannot start from 'ctc', which is not trained with seed 2"):
+        load(text.replace("data: [raw, distilled]", "data: [raw]").replace("teacher: base, data: [raw]", "data: [raw]"))
+
+
+def test_a_system_that_no_task_has_is_refused():
+    text = changed("  - dates\n", "  - {task: dates, systems: [base, ctc]}\n")
+    with pytest.raises(SuiteError, match=r"s.yaml:11: systems\[2\]: no task has 'other': add it to"):
+        load(text)
+
+
+def test_problems_are_told_where_the_task_stands():
+    """Though the task before has problems of its own, or bears the name of another."""
+    broken = changed("  - dates\n", "  - {task: dates, stiles: 2}\n").replace("warmup", "warmup")
+    broken = broken.replace("learning_rate: 1e-3, init", "learning_rat: 1e-3, init")
+    with pytest.raises(SuiteError, match=r"tasks\[1\].train.learning_rat"):
+        load(broken)
+    named = changed("  - dates\n", "  - {task: dates, name: morse}\n").replace(
+        "  - task: morse\n", "  - task: morse\n    name: other\n"
+    )
+    with pytest.raises(SuiteError, match=r"tasks\[1\].systems: unknown system 'nope'"):
+        load(named.replace("[base, ctc]", "[base, ctc, nope]"))

@@ -181,14 +181,19 @@ class TestSpeeds:
         assert [d["id"] for d in train["dropped_utterances"]] == longer
         assert 0 < train["dropped"]["too_long"] == len(longer) < 4
 
+    def test_an_id_that_a_speed_gives_to_another_recording_is_refused(self, corpus: SpeechCorpus) -> None:
+        corpus.splits["train"][1] = utterance("t0@0.9", "bca", seed=1)
+        assert "the id 't0@0.9' comes twice" in corpus.error(speeds=[1, 0.9])
+
     @pytest.mark.parametrize(
         ("speeds", "problem"),
         [
             ([], "at least 1 item"),
+            ([1, 1.004], "at most two decimals, and 1.004 has more"),
             ([1, 0.3], "greater than or equal to 0.5"),
             ([1, 1.0], "speeds must differ, got 1, 1"),
         ],
-        ids=["none", "too-slow", "twice"],
+        ids=["none", "too-fine", "too-slow", "twice"],
     )
     def test_bad_speeds(self, speeds: list[float], problem: str) -> None:
         with pytest.raises(ValidationError, match=problem):
