@@ -77,11 +77,12 @@ class TrainingBatches:
         seed: int,
         max_frames: int = 8000,
         window: int = 8192,
-        short_first: bool = False,
+        curriculum: int = 0,
     ) -> None:
         """Cut batches of at most `max_tokens` positions, or of speech `max_frames` frames, padding included.
 
-        short_first: whether the first epoch goes from short to long (SortaGrad, Amodei et al. 2016).
+        curriculum: epochs in which longer and longer sources come in: epoch i of n has only the shortest i n-ths of
+            them (after Bengio et al. 2009; Amodei et al. 2016 sort the first epoch by length).
         """
         if not pairs:
             raise ValueError("no training pairs")
@@ -91,7 +92,7 @@ class TrainingBatches:
         self.max_sentences = max_sentences
         self.seed = seed
         self.window = window
-        self.short_first = short_first
+        self.curriculum = curriculum
         # Both sides cost work: the longer one is what a batch is measured by, and eos needs a position. A transcript
         # is always shorter than its recording.
         self.sizes = [len(p.source) if speech else max(len(p.source), len(p.target)) + 1 for p in pairs]
@@ -100,14 +101,17 @@ class TrainingBatches:
         """Return the batches of an epoch as indices of pairs."""
         rng = np.random.default_rng([self.seed, number])
         shuffled = rng.permutation(len(self.pairs))
+        if number < self.curriculum:
+            count = -(-len(self.pairs) * (number + 1) // self.curriculum)
+            shortest = np.zeros(len(self.pairs), dtype=bool)
+            shortest[np.argsort(self.sizes, kind="stable")[:count]] = True
+            shuffled = shuffled[shortest[shuffled]]
         batches: list[list[int]] = []
         for start in range(0, len(shuffled), self.window):
             part = shuffled[start : start + self.window]
             # A stable sort over shuffled items: sentences of equal size meet in a new order each epoch.
             part = part[np.argsort([self.sizes[i] for i in part], kind="stable")]
             batches += bucket(self.sizes, part.tolist(), self.max_size, self.max_sentences)
-        if self.short_first and number == 0:
-            return sorted(batches, key=lambda batch: max(self.sizes[i] for i in batch))
         return [batches[i] for i in rng.permutation(len(batches))]
 
     def stream(self, epoch: int, position: int) -> Iterator[tuple[int, int, Batch]]:

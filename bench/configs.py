@@ -57,8 +57,8 @@ class TrainConfig(Options):
     init: str | None = None
     """System on whose encoder, trained on raw data if it has any, the others' start (its budget is not counted in
     theirs, and tables say so); none by default."""
-    short_first: bool = False
-    """Whether the first epoch goes from short sources to long ones (SortaGrad, Amodei et al. 2016), not at random."""
+    curriculum: int = Field(0, ge=0)
+    """Epochs in which longer and longer sources come in: in the first of n only the shortest n-th of them, and so on."""
     max_batch_sentences: int = Field(512, gt=0)
     """Largest number of sentences in a batch."""
     learning_rate: float = Field(2e-3, gt=0)

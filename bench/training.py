@@ -149,7 +149,7 @@ class Trainer:
         self.clock = time.process_time if alone else time.perf_counter
         self.autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bfloat16")
         sizes = (config.batch_tokens, config.max_batch_sentences)
-        self.batches = TrainingBatches(pairs, *sizes, seed, config.batch_frames, short_first=config.short_first)
+        self.batches = TrainingBatches(pairs, *sizes, seed, config.batch_frames, curriculum=config.curriculum)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = make_optimizer(model, config)
         self.rng = torch.Generator(self.device)

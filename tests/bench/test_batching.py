@@ -67,12 +67,16 @@ def test_padding_is_small():
     assert real / padded > 0.9
 
 
-def test_short_sources_come_first_in_the_first_epoch_alone():
-    batches = TrainingBatches(pairs(300), 100, 50, seed=1, window=100, short_first=True)
-    longest = [max(batches.sizes[i] for i in b) for b in batches.epoch(0)]
-    assert longest == sorted(longest)
-    assert sorted(i for b in batches.epoch(0) for i in b) == list(range(300))
-    assert batches.epoch(1) == TrainingBatches(pairs(300), 100, 50, seed=1, window=100).epoch(1)
+def test_longer_sources_come_in_epoch_by_epoch():
+    plain = TrainingBatches(pairs(300), 100, 50, seed=1, window=100)
+    batches = TrainingBatches(pairs(300), 100, 50, seed=1, window=100, curriculum=3)
+    order = np.argsort(batches.sizes, kind="stable")
+    for number, count in enumerate([100, 200, 300]):
+        assert sorted(i for b in batches.epoch(number) for i in b) == sorted(order[:count])
+    assert batches.epoch(2) == plain.epoch(2)
+    assert batches.epoch(3) == plain.epoch(3)
+    assert batches.epoch(0) != TrainingBatches(pairs(300), 100, 50, seed=2, window=100, curriculum=3).epoch(0)
+    assert len([i for b in TrainingBatches(pairs(2), 100, 50, seed=1, curriculum=9).epoch(0) for i in b]) == 1
 
 
 def test_no_pairs_is_an_error():
