@@ -58,7 +58,7 @@ class TrainConfig(Options):
     """System on whose encoder, trained on raw data if it has any, the others' start (its budget is not counted in
     theirs, and tables say so); none by default."""
     curriculum: int = Field(0, ge=0)
-    """Epochs in which longer and longer sources come in: in the first of n only the shortest n-th of them, and so on."""
+    """Epochs in which longer and longer sources come in: in the first of n only the shortest n-th of them."""
     max_batch_sentences: int = Field(512, gt=0)
     """Largest number of sentences in a batch."""
     learning_rate: float = Field(2e-3, gt=0)
