@@ -87,8 +87,9 @@ def draw_learning(task: TaskResults, curves: Sequence[Curve]) -> Figure | None:
         margin=(GAP + max(width for width, _ in sizes)) / 72,
         legend=family_legend([cell for cell, _ in lines], lines=True),
         notes=[
-            "The score of the development set as training goes on, decoded with the family's default settings, before "
-            "checkpoints are chosen or averaged. A line that still gets better at its end was stopped by its budget.",
+            "The score of the development set as training goes on, decoded by the family's default settings (Mask-CTC: "
+            "from the output of CTC), before checkpoints are chosen or averaged. A line that still gets better at its "
+            "end was stopped by its budget.",
             conditions(task),
         ],
     )

@@ -155,6 +155,7 @@ class Morse(Task):
         """
         seed = (self.config.seed, SPLITS.index(split))
         for index, transmission in enumerate(self.transmissions(split)):
+            # Rounded up, the highest ratio would be in a subset of its own.
             wpm, snr_db = round(transmission.wpm, 2), math.floor(100 * transmission.snr_db) / 100
             name = f"{split}-{index} ({wpm:.0f} wpm at {transmission.tone_hz:.0f} Hz, {snr_db:.0f} dB)"
             load = partial(_hear, transmission, self.config.features.sample_rate, (*seed, index, _AUDIO))

@@ -43,6 +43,9 @@ class Results:
         self.folder = folder / "results"
         self.graph = build_graph(load_suite(suite_path), CONDITIONS)
         self.outcomes = {step.id: Outcome("ok") for step in (*self.graph.prepares, *self.graph.work)}
+        for step in self.graph.prepares:
+            train = {"read": 9, "dropped": {"too_long": 2}, "dropped_utterances": [{"id": "a"}, {"id": "b"}]}
+            self.put(step, "data.json", {"vocabulary_size": 40, "splits": {"train": train}})
         for cell in self.graph.cells:
             if not self.store.has(*cell.model.id):
                 point = {"step": 7, "tokens": 900, "seconds": 30.0, "loss": 1.5, "score": -20.0}
@@ -234,6 +237,8 @@ def test_the_environment_says_how_the_results_came_about(results):
     assert environment["machine"]["threads"] == 2
     assert {"cpu", "cores", "python", "platform", "torch"} <= environment["machine"].keys()
     assert environment["metric_libraries"]["sacrebleu"]
+    described = {"vocabulary_size": 40, "splits": {"train": {"read": 9, "dropped": {"too_long": 2}}}}
+    assert environment["data"] == {"dates": described}, "counts, but no lists of single examples"
     assert environment["measurements"] == {"dates": {"bandwidth": 7}}
     assert len(environment["artifacts"]) == len(results.outcomes)
 

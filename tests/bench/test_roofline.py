@@ -1,5 +1,6 @@
 """Counted arithmetic and bytes against cases worked out by hand, and the bound that follows from them."""
 
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -7,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bench.roofline import LEAST_BUFFER, Bound, Cost, CostCounter, Roof, bound_of, measure_roof
-from models.interface import DataSpec
+from bench.roofline import Bound, Cost, CostCounter, Roof, bound_of, measure_roof
+from models.interface import EOS, DataSpec
 from models.registry import built_in_families
 from tests.models.families import SMALL, VOCAB
 
@@ -64,12 +65,11 @@ def test_greedy_decoding_of_a_transformer_by_hand(b):
     family = built_in_families()["transformer"]
     d, f, s, limit = SMALL["model_dim"], SMALL["ffn_dim"], 6, 9
     model = family.model(family.config(**SMALL), DataSpec(VOCAB, s, limit)).eval()
-    model.output.ban[2] = float("-inf")  # no eos before the limit
-    banned = int(model.output.ban.isinf().nonzero()[0])
+    model.output.ban[EOS] = float("-inf")  # no eos before the limit
     src, src_len = torch.randint(8, VOCAB, (b, s)), torch.full((b,), s)
     decoded = model.decode(src, src_len, family.settings())
     steps = int(decoded.iterations.max())
-    assert banned == 0
+    assert steps == limit + 1
     assert (decoded.iterations == steps).all()
     cost = cost_of(lambda: model.decode(src, src_len, family.settings()))
     projections = 2 * d * d  # of one position by one matrix
@@ -105,5 +105,8 @@ def test_a_device_is_measured():
     a, b = torch.randn(2, 256, 256)
     assert roof.flops > 1e8
     assert roof.bandwidth > 1e7
-    assert roof.seconds(cost_of(lambda: a @ b)) >= 2 * 256**3 / roof.flops
-    assert LEAST_BUFFER > 0
+    cost = cost_of(lambda: a @ b)
+    start = time.perf_counter()
+    for _ in range(20):
+        a @ b
+    assert roof.seconds(cost) * 20 < 2 * (time.perf_counter() - start), "the bound is no bound"
