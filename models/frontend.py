@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.dropout import Dropout
 from models.interface import DataSpec
 from models.layers import Embedding, padding_mask, sinusoids
 
@@ -86,7 +87,7 @@ class SpeechFrontend(nn.Module):
         self.limit = max_frames
         self.max_length = -(-max_frames // subsampling)
         self.register_buffer("positions", sinusoids(self.max_length, dim), persistent=False)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def content(self, src: Tensor, src_len: Tensor) -> tuple[Tensor, Tensor]:
         """See `Frontend`; src: [b, frames, features] float, src_len: [b] frames."""

@@ -14,6 +14,7 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from models.attention import Attention, Block, KeyValues
+from models.dropout import Dropout
 from models.interface import PAD, Options
 
 
@@ -97,7 +98,7 @@ class Embedding(nn.Module):
         with torch.no_grad():
             self.tokens.weight[PAD].zero_()
         self.register_buffer("positions", sinusoids(max_length, dim), persistent=False)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.scale = math.sqrt(dim)
 
     def forward(self, ids: Tensor, start: int = 0) -> Tensor:
@@ -134,7 +135,7 @@ class FeedForward(nn.Module):
         super().__init__()
         self.inner = nn.Linear(dim, hidden)
         self.outer = nn.Linear(hidden, dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """[b, t, d] -> [b, t, d]."""
@@ -185,7 +186,7 @@ class Layer(nn.Module):
         self.norm_convolution = nn.LayerNorm(dim) if convolution else None
         self.norm_cross = nn.LayerNorm(dim) if cross else None
         self.norm_feed = nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(
         self,

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from models.dropout import Dropout, dropout
 from models.encoder import SourceEncoder
 from models.frontend import SpeechFrontend, TextFrontend
 from models.interface import PAD
@@ -51,7 +51,7 @@ class RecurrentEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.frontend = frontend
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.layers = _stack(cell, dim, dim // 2, layers, dropout, bidirectional=True)
 
     def forward(self, src: Tensor, src_len: Tensor) -> tuple[Tensor, Tensor, State]:
@@ -161,7 +161,7 @@ class EarlyDecoder(nn.Module):
         self.attention = Attention("additive", dim)
         self.first = _stack(cell, 2 * dim, dim, 1, dropout)
         self.layers = _stack(cell, dim, dim, layers - 1, dropout) if layers > 1 else None
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.readout = nn.Linear(3 * dim, 2 * dim)
 
     def forward(self, x: Tensor, state: State, source: Annotations | None) -> tuple[Tensor, State]:
@@ -208,8 +208,8 @@ def _step(layers: nn.RNNBase, x: Tensor, state: State) -> tuple[Tensor, State]:
     """Run one step of layers on x [n, ...] from `state` -> output [n, d] and the new state."""
     new: list[State] = []
     for i, weights in enumerate(layers.all_weights):
-        if i:
-            x = F.dropout(x, layers.dropout, layers.training)
+        if i and layers.training:
+            x = dropout(x, layers.dropout)
         own = tuple(part[i] for part in state)
         result = STEPS[layers.mode](x, own if len(own) > 1 else own[0], *weights)
         new.append(result if isinstance(result, tuple) else (result,))

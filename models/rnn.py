@@ -25,6 +25,7 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from models.decoding.settings import AutoregressiveSettings, search
+from models.dropout import Dropout
 from models.encoder import convolution_width
 from models.frontend import make_frontend
 from models.interface import (
@@ -114,7 +115,7 @@ class RNN(Model):
         self.label_smoothing = c.label_smoothing
         self.max_target_length = data.max_target_length
         self.embedding = Embedding(data.vocab_size, c.model_dim, data.source_tokens, c.dropout)
-        self.dropout = nn.Dropout(c.dropout)
+        self.dropout = Dropout(c.dropout)
         frontend = make_frontend(data, self.embedding, c.subsampling, c.dropout)
         self.encoder: RecurrentEncoder | HybridEncoder
         if c.encoder == "transformer":
