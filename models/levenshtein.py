@@ -8,15 +8,19 @@ sentence stops when a round leaves its canvas as it was. Training imitates an ex
 A pass is one run of the decoder. A round takes at most three, the first one two: no pass is made to fill no
 placeholders, nor to see once more canvases of which nothing was deleted (so none for the deletions of an empty canvas).
 
-Deviations from the paper: no early exit; pre-norm by default, and no dropout on attention weights; the insertion state
-is what the learner's own deletion (argmax, as in decoding) leaves of the deletion state, with which it is empty where
-that is; the number of tokens dropped at random is uniform in 0..|y| inclusive, so that the complete canvas, where
-nothing is to be inserted, and the empty one are trained for certain (its published code excludes the former); each
-head's loss is the mean over what it classified, as in that code, where the paper writes sums; special symbols are never
-predicted. The expert's choice among equally short scripts is named in `models.decoding.edits`.
+Deviations from the paper: no early exit; pre-norm by default, and no dropout on attention weights; drafts hold the
+learner's most probable tokens (`drafts`), as in its published code, where the paper samples them: from samples it
+learns to delete improbable tokens, which decoding never writes; the insertion state is what the learner's own deletion
+(argmax, as in decoding) leaves of the deletion state, with which it is empty where that is; the number of tokens
+dropped at random is uniform in 0..|y| inclusive, so that the complete canvas, where nothing is to be inserted, and the
+empty one are trained for certain (its published code excludes the former); each head's loss is the mean over what it
+classified, as in that code, where the paper writes sums; special symbols are never predicted. The expert's choice among
+equally short scripts is named in `models.decoding.edits`.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -54,6 +58,8 @@ class Config(BackboneConfig):
     """Probability mass that the token loss spreads evenly over the emittable symbols."""
     alpha: float = Field(0.5, ge=0, le=1)
     """Share of sentences whose deletion state is the empty canvas; the others' is a draft by the learner."""
+    drafts: Literal["best", "sampled"] = "best"
+    """The learner writes drafts as it decodes, by its most probable tokens, or samples them as in the paper."""
     beta: float = Field(0.5, ge=0, le=1)
     """Share of sentences whose insertion state is the learner's deletion output; the others' drops random tokens."""
 
@@ -76,6 +82,7 @@ class Levenshtein(Model):
         self.max_placeholders = c.max_placeholders
         self.label_smoothing = c.label_smoothing
         self.alpha = c.alpha
+        self.drafts = c.drafts
         self.beta = c.beta
         self.max_target_length = data.max_target_length
         # In training the expert may insert a whole target between the tokens, all wrong, of a whole draft.
@@ -150,14 +157,18 @@ class Levenshtein(Model):
     def deletion_state(self, target: Canvas, memory: Memory, seeds: Tensor, empty: Tensor) -> Canvas:
         """Return canvases [b, t] to delete from: bos eos where `empty` [b], elsewhere drafts as long as the targets.
 
-        For a draft the expert puts placeholders for random tokens of the target, and the learner fills them at random
-        by what it believes, as in the paper.
+        For a draft the expert puts placeholders for random tokens of the target, and the learner fills them: with the
+        most probable tokens, or with tokens drawn by their probability.
         """
         tokens = target.tokens.masked_fill(random_tokens(target, seeds, DRAFT), PLH)
         canvas, hidden = Canvas(tokens, target.lengths, target.scores), tokens == PLH
-        noise = uniform_noise(seeds, SAMPLE, tokens.shape[1])[hidden]
-        ids = draw(self.output, self.states(canvas, memory)[hidden], noise)
-        drafts = fill(canvas, ids, torch.zeros_like(noise))
+        states = self.states(canvas, memory)[hidden]
+        if self.drafts == "best":
+            ids, log_probs = most_probable(self.output, states)
+        else:
+            ids = draw(self.output, states, uniform_noise(seeds, SAMPLE, tokens.shape[1])[hidden])
+            log_probs = states.new_zeros(len(ids))
+        drafts = fill(canvas, ids, log_probs)
         return apply_deletions(drafts, inner(drafts) & empty[:, None])
 
     def decode(self, src: Tensor, src_len: Tensor, settings: Settings) -> Decoded:

@@ -76,10 +76,11 @@ def test_alpha_1_makes_every_deletion_state_empty(beta):
         assert any(len(row) > 2 for row in insertion)
 
 
+@pytest.mark.parametrize("kind", ["best", "sampled"])
 @pytest.mark.parametrize("beta", [0.0, 1.0])
-def test_alpha_0_makes_every_deletion_state_a_draft_by_the_learner(beta):
+def test_alpha_0_makes_every_deletion_state_a_draft_by_the_learner(beta, kind):
     batch = batch_of(8, seed=2)
-    model = build("levenshtein", alpha=0.0, beta=beta)
+    model = build("levenshtein", alpha=0.0, beta=beta, drafts=kind)
     _, passes = trace(model, batch)
     assert passes.with_gradient == [False, True, True, True]
     opened, drafts = passes.canvases[:2]
@@ -90,6 +91,25 @@ def test_alpha_0_makes_every_deletion_state_a_draft_by_the_learner(beta):
     assert torch.equal(drafts.tokens[~hidden], target.tokens[~hidden])
     assert (drafts.tokens[hidden] >= NUM_SPECIAL).all()
     assert (drafts.tokens != target.tokens).any(), "an untrained learner errs"
+
+
+def test_a_draft_holds_what_decoding_would_write():
+    batch = batch_of(8, seed=2)
+    _, passes = trace(build("levenshtein", alpha=0.0), batch)
+    opened, drafts = passes.canvases[:2]
+    hidden = opened.tokens == PLH
+    model = build("levenshtein")
+    assert torch.equal(drafts.tokens[hidden], model.output(passes.states[0][hidden]).argmax(-1))
+
+
+def test_sampled_drafts_differ_from_the_most_probable_tokens():
+    batch = batch_of(8, seed=2)
+    model = build("levenshtein", alpha=0.0, drafts="sampled")
+    _, passes = trace(model, batch)
+    opened, drafts = passes.canvases[:2]
+    hidden = opened.tokens == PLH
+    best = model.output(passes.states[0][hidden]).argmax(-1)
+    assert (drafts.tokens[hidden] != best).float().mean() > 0.5, "an untrained learner believes nearly nothing"
 
 
 def test_drafts_are_drawn_from_the_learners_distribution():
