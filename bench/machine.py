@@ -121,6 +121,8 @@ def environment(device: str, dtype: str, threads: int) -> dict[str, Any]:
     """
     import torch
 
+    from models.linear import prefers_onednn
+
     on_cuda = device.startswith("cuda")
     hardware = {
         "cpu": cpu_name(),
@@ -137,6 +139,7 @@ def environment(device: str, dtype: str, threads: int) -> dict[str, Any]:
     return {
         **hardware,
         "fingerprint": hashlib.sha256(json.dumps(hardware, sort_keys=True).encode()).hexdigest()[:16],
+        "matrix_products": "cuBLAS" if on_cuda else "oneDNN" if prefers_onednn() else "PyTorch's default",
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "platform": platform.platform(),
         "python": platform.python_version(),

@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from bench.workload import SourceBatch, System
+from models.linear import prefers_onednn, product
 
 ATEN = torch.ops.aten
 MATRIX_SIZES = (512, 1024, 2048)
@@ -117,6 +118,8 @@ FORMULAS: dict[Any, Callable[..., int]] = {
     ATEN.mkldnn_rnn_layer: _recurrent,
     ATEN.mv: lambda matrix, vector: 2 * matrix.numel(),
 }
+if prefers_onednn():
+    FORMULAS[torch.ops.mkldnn._linear_pointwise] = lambda x, weight, *_: 2 * x.numel() * weight.shape[0]
 """Floating-point operations of what torch's own counter does not know."""
 
 
@@ -150,13 +153,14 @@ def measure_roof(device: str, dtype: str, weight_bytes: int, synchronise: Callab
     rates = []
     for size in MATRIX_SIZES:
         a, b = torch.randn(2, size, size, device=device).to(kind)
-        rates.append(2 * size**3 / _best_seconds(lambda a=a, b=b: a @ b, synchronise))  # type: ignore[misc]
+        seconds = _best_seconds(lambda a=a, b=b: product(a, b), synchronise)  # type: ignore[misc]
+        rates.append(2 * size**3 / seconds)
     width = 1024
     size = min(max(weight_bytes, LEAST_BUFFER), MOST_BUFFER)
     matrix = torch.randn(max(1, size // width // kind.itemsize), width, device=device).to(kind)
-    vector = torch.randn(width, device=device).to(kind)
+    vector = torch.randn(1, width, device=device).to(kind)
     seconds = min(
-        _best_seconds(lambda: matrix.mv(vector), synchronise),
+        _best_seconds(lambda: product(vector, matrix), synchronise),
         _best_seconds(matrix.sum, synchronise),
     )
     return Roof(max(rates), matrix.numel() * matrix.element_size() / seconds)

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.linear import Linear
+
 
 @dataclass(frozen=True)
 class Block:
@@ -73,9 +75,9 @@ class Attention(nn.Module):
         if dim % heads:
             raise ValueError(f"model_dim {dim} is not divisible by num_heads {heads}")
         self.heads = heads
-        self.query = nn.Linear(dim, dim)
-        self.key_value = nn.Linear(dim, 2 * dim)
-        self.output = nn.Linear(dim, dim)
+        self.query = Linear(dim, dim)
+        self.key_value = Linear(dim, 2 * dim)
+        self.output = Linear(dim, dim)
         for square in (self.query.weight, *self.key_value.weight.chunk(2)):
             nn.init.xavier_uniform_(square, gain=2**-0.5)
         nn.init.xavier_uniform_(self.output.weight)

@@ -46,6 +46,7 @@ from models.interface import (
     Role,
 )
 from models.layers import BackboneConfig, Embedding, padding_mask
+from models.linear import Linear
 from models.output import CHUNK_LOGITS, OutputLayer
 from models.positional import PositionalStack
 from models.weights import attention_heads
@@ -152,7 +153,7 @@ class FertilityNAT(Model):
         self.embedding = Embedding(data.vocab_size, c.model_dim, positions, c.dropout)
         self.encoder = source_encoder(c, data, self.embedding)
         self.decoder = CanvasDecoder(self.embedding, PositionalStack(c.decoder_layers, *c.layer_shape, positions))
-        self.fertility = nn.Linear(c.model_dim, c.max_fertility + 1)
+        self.fertility = Linear(c.model_dim, c.max_fertility + 1)
         nn.init.normal_(self.fertility.weight, std=c.model_dim**-0.5)
         nn.init.zeros_(self.fertility.bias)
         self.output = OutputLayer(self.embedding.tokens.weight, banned=(PAD, BOS, EOS, UNK, MASK, BLANK, PLH))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from models.dropout import Dropout
 from models.interface import DataSpec
 from models.layers import Embedding, padding_mask, sinusoids
+from models.linear import Linear
 
 KERNEL = 5
 """Frames that a convolution sees."""
@@ -82,7 +83,7 @@ class SpeechFrontend(nn.Module):
             nn.Conv1d(num_features if i == 0 else dim, 2 * dim, KERNEL, stride, padding=KERNEL // 2)
             for i, stride in enumerate(strides)
         )
-        self.project = nn.Linear(dim, dim)
+        self.project = Linear(dim, dim)
         self.norm = nn.LayerNorm(dim)
         self.limit = max_frames
         self.max_length = -(-max_frames // subsampling)

@@ -43,6 +43,7 @@ from models.interface import (
     Role,
 )
 from models.layers import BackboneConfig, Embedding, Stack, padding_mask
+from models.linear import Linear
 from models.output import OutputLayer
 from models.upsampling import Upsampler, attends_to_source, frames_per_position
 from models.weights import attention_heads, weights_of
@@ -91,7 +92,7 @@ class Imputer(Model):
         self.decoder = Stack(c.decoder_layers, *c.layer_shape, cross=attends_to_source(c.cross_attention, data))
         self.output = OutputLayer(self.embedding.tokens.weight, banned=(PAD, BOS, EOS, UNK, MASK, PLH))
         # What the CTC model lacks; zero at first, so that nothing changes until it is learned.
-        self.committed = nn.Linear(c.model_dim, c.model_dim, bias=False)
+        self.committed = Linear(c.model_dim, c.model_dim, bias=False)
         nn.init.zeros_(self.committed.weight)
 
     def begin_training(self) -> None:

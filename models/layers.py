@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from models.attention import Attention, Block, KeyValues
 from models.dropout import Dropout
 from models.interface import PAD, Options
+from models.linear import Linear
 
 
 class BackboneConfig(Options):
@@ -133,8 +134,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, dim: int, hidden: int, dropout: float) -> None:
         super().__init__()
-        self.inner = nn.Linear(dim, hidden)
-        self.outer = nn.Linear(hidden, dim)
+        self.inner = Linear(dim, hidden)
+        self.outer = Linear(hidden, dim)
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -152,11 +153,11 @@ class Convolution(nn.Module):
     def __init__(self, dim: int, width: int) -> None:
         """Build for `width` positions, an odd number."""
         super().__init__()
-        self.inner = nn.Linear(dim, 2 * dim)
+        self.inner = Linear(dim, 2 * dim)
         # Two-dimensional, for the one-dimensional kernels for CPUs take four times as long.
         self.depthwise = nn.Conv2d(dim, dim, (1, width), padding=(0, width // 2), groups=dim)
         self.norm = nn.LayerNorm(dim)
-        self.outer = nn.Linear(dim, dim)
+        self.outer = Linear(dim, dim)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """[b, s, d] -> [b, s, d]; what `mask` [b, 1, 1, s] leaves out counts as zero."""

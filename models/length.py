@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from models.encoder import CanvasDecoder, Encoded, Memory, SourceEncoder, source_encoder
 from models.interface import MASK, NUM_SPECIAL, Batch, DataSpec, Decoded, Model
 from models.layers import BackboneConfig, Embedding, Stack, padding_mask
+from models.linear import Linear
 from models.output import OutputLayer
 
 
@@ -25,7 +26,7 @@ class LengthPredictor(nn.Module):
         super().__init__()
         self.max_length = max_length
         self.token = nn.Parameter(torch.randn(dim) * dim**-0.5)
-        self.classifier = nn.Linear(dim, max_length + 1)
+        self.classifier = Linear(dim, max_length + 1)
         nn.init.normal_(self.classifier.weight, std=dim**-0.5)
         nn.init.zeros_(self.classifier.bias)
         ban = torch.zeros(max_length + 1)

@@ -42,6 +42,7 @@ from models.decoding.refinement import Canvas, lowest, most_probable, refine_unt
 from models.encoder import CanvasDecoder, Memory, source_encoder
 from models.interface import NUM_SPECIAL, PAD, PLH, Batch, DataSpec, Decoded, Family, Losses, Model, Options
 from models.layers import BackboneConfig, Embedding, Stack, padding_mask
+from models.linear import Linear
 from models.output import OutputLayer
 
 CHUNK_LOGITS = 2**24
@@ -90,8 +91,8 @@ class Levenshtein(Model):
         self.embedding = Embedding(data.vocab_size, c.model_dim, positions, c.dropout)
         self.encoder = source_encoder(c, data, self.embedding)
         self.decoder = CanvasDecoder(self.embedding, Stack(c.decoder_layers, *c.layer_shape, cross=True))
-        self.deletion = nn.Linear(c.model_dim, 2)
-        self.placeholder = nn.Linear(2 * c.model_dim, c.max_placeholders + 1)
+        self.deletion = Linear(c.model_dim, 2)
+        self.placeholder = Linear(2 * c.model_dim, c.max_placeholders + 1)
         for head in (self.deletion, self.placeholder):
             nn.init.normal_(head.weight, std=c.model_dim**-0.5)
             nn.init.zeros_(head.bias)

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from models.linear import linear, product
 
 CHUNK_LOGITS = 2**21
 """Logits per chunk: 8 MiB in float32, which stays in a last-level cache."""
@@ -29,19 +30,16 @@ class _WeightedLogPartition(torch.autograd.Function):
         rows = max(1, CHUNK_LOGITS // weight.shape[0])
         log_z = torch.empty(n, dtype=torch.float32, device=hidden.device)
         grad_hidden = torch.empty_like(matmul_hidden)
-        grad_weight = torch.zeros_like(weight, dtype=torch.float32)
+        grad_weight = torch.zeros(weight.shape[::-1], dtype=torch.float32, device=weight.device)  # transposed
         with torch.autocast(hidden.device.type, enabled=False):
             for start in range(0, n, rows):
                 part = slice(start, start + rows)
-                logits = (matmul_hidden[part] @ matmul_weight.T).float().add_(bias)  # [rows, v]
+                logits = product(matmul_hidden[part], matmul_weight, bias.to(matmul_weight.dtype)).float()  # [rows, v]
                 log_z[part] = torch.logsumexp(logits, dim=1)
                 scaled = logits.sub_(log_z[part, None]).exp_().mul_(row_weight[part, None]).to(matmul_hidden.dtype)
-                torch.mm(scaled, matmul_weight, out=grad_hidden[part])
-                if scaled.dtype == torch.float32:
-                    grad_weight.addmm_(scaled.T, matmul_hidden[part])
-                else:
-                    grad_weight += (scaled.T @ matmul_hidden[part]).float()
-        ctx.save_for_backward(grad_hidden.to(hidden.dtype), grad_weight.to(weight.dtype))
+                grad_hidden[part] = product(scaled, matmul_weight.t())
+                grad_weight += product(matmul_hidden[part].T, scaled.T).float()
+        ctx.save_for_backward(grad_hidden.to(hidden.dtype), grad_weight.T.to(weight.dtype))
         ctx.mark_non_differentiable(log_z)
         return (log_z * row_weight).sum(), log_z
 
@@ -70,7 +68,7 @@ class OutputLayer(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Return float32 logits [..., v] of hidden [..., d]; banned symbols are at minus infinity."""
-        return F.linear(hidden, self.weight).float() + self.ban
+        return linear(hidden, self.weight, self.ban).float()
 
     def logits_of(self, hidden: Tensor, ids: Tensor) -> Tensor:
         """Return the float32 logits of `ids` [n] at hidden [n, d], without the others, [n]."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from models.attention import Attention
 from models.layers import Layer, Stack, sinusoids
+from models.linear import linear
 
 
 class PositionalAttention(Attention):
@@ -22,10 +23,10 @@ class PositionalAttention(Attention):
         n, t, d = x.shape
         key_weight, value_weight = self.key_value.weight.chunk(2)
         key_bias, value_bias = self.key_value.bias.chunk(2)
-        values = self._split(F.linear(x, value_weight, value_bias))  # [n, h, t, k]
+        values = self._split(linear(x, value_weight, value_bias))  # [n, h, t, k]
         # Which position attends to which is the same in all rows, but for the mask.
         query = self._split(self.query(codes)[None]).expand(n, -1, -1, -1)
-        keys = self._split(F.linear(codes, key_weight, key_bias)[None]).expand(n, -1, -1, -1)
+        keys = self._split(linear(codes, key_weight, key_bias)[None]).expand(n, -1, -1, -1)
         mixed = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
         result: Tensor = self.output(mixed.transpose(1, 2).reshape(n, t, d))
         return result

@@ -19,6 +19,7 @@ from models.encoder import SourceEncoder
 from models.frontend import SpeechFrontend, TextFrontend
 from models.interface import PAD
 from models.layers import Stack, padding_mask
+from models.linear import Linear
 
 State = tuple[Tensor, ...]
 """Hidden states (h,), or with the cells of an LSTM (h, c), each [layers, n, d]."""
@@ -93,7 +94,7 @@ class Bridge(nn.Module):
     def __init__(self, cell: str, dim: int, encoder_layers: int, decoder_layers: int) -> None:
         super().__init__()
         count = 2 if cell == "lstm" else 1
-        self.maps = nn.ModuleList(nn.Linear(encoder_layers * dim, decoder_layers * dim) for _ in range(count))
+        self.maps = nn.ModuleList(Linear(encoder_layers * dim, decoder_layers * dim) for _ in range(count))
         self.dim = dim
 
     def forward(self, last: State) -> State:
@@ -110,9 +111,9 @@ class Attention(nn.Module):
         super().__init__()
         self.additive = kind == "additive"
         if self.additive:
-            self.query = nn.Linear(dim, dim, bias=False)
-            self.key = nn.Linear(dim, dim)
-            self.energy = nn.Linear(dim, 1, bias=False)
+            self.query = Linear(dim, dim, bias=False)
+            self.key = Linear(dim, dim)
+            self.energy = Linear(dim, 1, bias=False)
 
     def annotate(self, states: Tensor, lengths: Tensor) -> Annotations:
         """Return what queries will see of encoder states [b, s, d] of which the first `lengths` [b] are real."""
@@ -138,7 +139,7 @@ class LateDecoder(nn.Module):
         super().__init__()
         self.layers = _stack(cell, dim, dim, layers, dropout)
         self.attention = Attention("dot", dim) if attention else None
-        self.mix = nn.Linear(2 * dim, dim, bias=False) if attention else None
+        self.mix = Linear(2 * dim, dim, bias=False) if attention else None
 
     def forward(self, x: Tensor, state: State, source: Annotations | None) -> tuple[Tensor, State]:
         """Read the next t words x [n, t, d] from `state`; return features to classify, [n, t, d], and the new state."""
@@ -162,7 +163,7 @@ class EarlyDecoder(nn.Module):
         self.first = _stack(cell, 2 * dim, dim, 1, dropout)
         self.layers = _stack(cell, dim, dim, layers - 1, dropout) if layers > 1 else None
         self.dropout = Dropout(dropout)
-        self.readout = nn.Linear(3 * dim, 2 * dim)
+        self.readout = Linear(3 * dim, 2 * dim)
 
     def forward(self, x: Tensor, state: State, source: Annotations | None) -> tuple[Tensor, State]:
         """Read the next t words x [n, t, d] from `state`; return features to classify, [n, t, d], and the new state."""

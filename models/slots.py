@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from models.interface import BLANK, BOS, EOS, MASK, PAD, PLH, UNK
 from models.layers import BackboneConfig, padding_mask
+from models.linear import Linear
 from models.output import OutputLayer
 
 MAX_LOGITS = 2**26
@@ -130,10 +131,10 @@ class SlotHead(nn.Module):
         d = weight.shape[1]
         self.termination: Termination = config.termination
         self.tau = config.tau if config.span_weights == "binary_tree" else None
-        self.combine = nn.Linear(2 * d, d)
+        self.combine = Linear(2 * d, d)
         nn.init.xavier_uniform_(self.combine.weight)
         nn.init.zeros_(self.combine.bias)
-        self.location = nn.Linear(d, 1, bias=False) if config.termination == "sequence" else None
+        self.location = Linear(d, 1, bias=False) if config.termination == "sequence" else None
         self.output = OutputLayer(weight, banned=(PAD, BOS, UNK, MASK, BLANK, PLH))
 
     def forward(self, states: Tensor) -> Tensor:

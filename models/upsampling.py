@@ -5,10 +5,11 @@ As in Libovicky & Helcl 2018 each encoder state is projected to k frames; sinuso
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from models.interface import DataSpec
 from models.layers import sinusoids
+from models.linear import Linear
 
 
 def frames_per_position(upsampling: int | None, data: DataSpec) -> int:
@@ -21,7 +22,7 @@ def attends_to_source(cross_attention: bool | None, data: DataSpec) -> bool:
     return data.modality == "text" if cross_attention is None else cross_attention
 
 
-class Upsampler(nn.Linear):
+class Upsampler(Linear):
     """Projects each encoder state to `factor` frames and adds the frames' positions."""
 
     positions: Tensor

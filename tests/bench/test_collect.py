@@ -235,7 +235,7 @@ def test_the_environment_says_how_the_results_came_about(results):
     assert environment["suite"]["train"]["budget"] == {"target_tokens": 1000, "minutes": None}
     assert environment["suite"]["systems"][1]["name"] == "nat"
     assert environment["machine"]["threads"] == 2
-    assert {"cpu", "cores", "python", "platform", "torch"} <= environment["machine"].keys()
+    assert {"cpu", "cores", "python", "platform", "torch", "matrix_products"} <= environment["machine"].keys()
     assert environment["metric_libraries"]["sacrebleu"]
     described = {"vocabulary_size": 40, "splits": {"train": {"read": 9, "dropped": {"too_long": 2}}}}
     assert environment["data"] == {"dates": described}, "counts, but no lists of single examples"

@@ -10,6 +10,7 @@ from torch import nn
 
 from bench.roofline import Bound, Cost, CostCounter, Roof, bound_of, measure_roof
 from models.interface import EOS, DataSpec
+from models.linear import product
 from models.registry import built_in_families
 from tests.models.families import SMALL, VOCAB
 
@@ -33,6 +34,14 @@ def test_a_linear_layer_is_its_product_and_its_bias():
     cost = cost_of(lambda: layer(x))
     assert cost.flops == 2 * (2 * 3) * 6 * 4
     assert cost.bytes == FLOAT * (36 + 24 + 4 + 24)
+
+
+@pytest.mark.parametrize("rows", [1, 7])
+def test_a_product_by_either_library_costs_the_same(rows):
+    x, weight, bias = torch.randn(rows, 3, 512), torch.randn(600, 512), torch.randn(600)
+    cost = cost_of(lambda: product(x, weight, bias))  # large enough for oneDNN
+    assert cost.flops == 2 * 3 * rows * 512 * 600
+    assert cost.bytes == FLOAT * (3 * rows * 512 + 600 * 512 + 600 + 3 * rows * 600)
 
 
 def test_attention_multiplies_queries_with_keys_and_weights_with_values():

@@ -1,0 +1,118 @@
+"""Linear maps: either library gives the product and its gradients, and which one is asked."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from models import linear as module
+from models.linear import Linear, linear, prefers_onednn, product, product_of_transposes
+
+
+@pytest.fixture(params=["onednn", "default"])
+def library(request, monkeypatch):
+    """Every product by one library, however small."""
+    if request.param == "onednn" and not module._agrees():
+        pytest.skip("this build of PyTorch has no oneDNN kernel for float32 products")
+    monkeypatch.setattr(module, "prefers_onednn", lambda: request.param == "onednn")
+    monkeypatch.setattr(module, "LARGE_WEIGHT", 0)
+    return request.param
+
+
+@pytest.mark.parametrize("shape", [(1, 8), (5, 8), (2, 3, 8), (300, 8)])
+@pytest.mark.parametrize("with_bias", [True, False])
+@pytest.mark.parametrize("outputs", [3, 20])
+def test_value_and_gradients(library, shape, with_bias, outputs):
+    torch.manual_seed(0)
+    x, weight = torch.randn(shape, requires_grad=True), torch.randn(outputs, 8, requires_grad=True)
+    bias = torch.randn(outputs, requires_grad=True) if with_bias else None
+    leaves = [x, weight, *([bias] if with_bias else [])]
+    result = linear(x, weight, bias)
+    seed = torch.randn(result.shape)
+    gradients = torch.autograd.grad(result, leaves, seed)
+    doubles = [leaf.detach().double().requires_grad_() for leaf in leaves]
+    exact = F.linear(*doubles)
+    torch.testing.assert_close(result, exact.float(), atol=1e-4, rtol=1e-4)
+    for got, expected in zip(gradients, torch.autograd.grad(exact, doubles, seed.double()), strict=True):
+        torch.testing.assert_close(got, expected.float(), atol=1e-3, rtol=1e-4)
+
+
+def test_operands_that_are_views(library):
+    torch.manual_seed(1)
+    wide = torch.randn(7, 6, 8)
+    x, weight = wide.transpose(0, 1)[:, 1:4], torch.randn(8, 12).t()[2:9]
+    torch.testing.assert_close(product(x, weight), x @ weight.t(), atol=1e-5, rtol=1e-5)
+    layer = Linear(8, 4)
+    layer(x).sum().backward()  # an expanded gradient
+    torch.testing.assert_close(layer.bias.grad, torch.full((4,), 18.0))
+    torch.testing.assert_close(layer.weight.grad, x.sum((0, 1)).expand(4, 8), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("p", "q"), [(3, 9), (9, 3), (4, 4)])
+def test_product_of_transposes(library, p, q):
+    a, b = torch.randn(50, p), torch.randn(50, q)
+    torch.testing.assert_close(product_of_transposes(a, b), a.t() @ b, atol=1e-4, rtol=1e-4)
+
+
+def test_only_what_is_wanted_is_differentiated(library):
+    x, weight = torch.randn(3, 8, requires_grad=True), torch.randn(4, 8)
+    (gradient,) = torch.autograd.grad(linear(x, weight).sum(), [x])
+    torch.testing.assert_close(gradient, weight.sum(0).expand(3, 8), atol=1e-5, rtol=1e-5)
+    with torch.no_grad():
+        assert not linear(x, weight).requires_grad
+    with torch.inference_mode():
+        linear(x, weight)
+
+
+def test_nothing_and_other_types_go_the_usual_way(library):
+    weight = torch.randn(4, 8)
+    assert linear(torch.zeros(0, 8), weight).shape == (0, 4)
+    assert linear(torch.zeros(2, 0, 8), weight).shape == (2, 0, 4)
+    assert linear(torch.ones(2, 8).double(), weight.double()).dtype == torch.float64
+    with torch.autocast("cpu", torch.bfloat16):
+        assert linear(torch.ones(2, 8), weight).dtype == torch.bfloat16
+
+
+def test_an_infinite_bias_bans(library):
+    bias = torch.tensor([0.0, float("-inf"), 1.0])
+    result = product(torch.ones(2, 8), torch.ones(3, 8), bias)
+    assert result[:, 1].isneginf().all()
+    torch.testing.assert_close(result[:, [0, 2]], torch.tensor([[8.0, 9.0]] * 2))
+
+
+def test_small_products_are_not_worth_the_call(monkeypatch):
+    asked = []
+    monkeypatch.setattr(module, "prefers_onednn", lambda: asked.append(1) or False)
+    product(torch.ones(31, 128), torch.ones(512, 128))
+    assert not asked
+    product(torch.ones(32, 128), torch.ones(512, 128))
+    product(torch.ones(1, 512), torch.ones(512, 512))
+    assert len(asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("machine", "processor", "agrees", "preferred"),
+    [
+        ("x86_64", "vendor_id : AuthenticAMD", True, True),
+        ("AMD64", "AMD64 Family 25 Model 17, AuthenticAMD", True, True),
+        ("x86_64", "vendor_id : GenuineIntel", True, False),
+        ("x86_64", "vendor_id : AuthenticAMD", False, False),
+        ("aarch64", "", True, False),
+    ],
+)
+def test_onednn_is_preferred_where_mkl_is_not_at_home(monkeypatch, machine, processor, agrees, preferred):
+    monkeypatch.setattr(module.platform, "machine", lambda: machine)
+    monkeypatch.setattr(module, "_processor", lambda: processor)
+    monkeypatch.setattr(module, "_agrees", lambda: agrees)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    assert prefers_onednn.__wrapped__() is preferred
+
+
+def test_a_kernel_that_disagrees_or_refuses_is_not_used(monkeypatch):
+    monkeypatch.setattr(module, "_onednn", lambda x, weight, bias: F.linear(x, weight, bias) + 1)
+    assert not module._agrees()
+
+    def refuses(x, weight, bias):
+        raise RuntimeError("no kernel")
+
+    monkeypatch.setattr(module, "_onednn", refuses)
+    assert not module._agrees()
