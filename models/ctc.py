@@ -20,19 +20,13 @@ from models.alignment import best_alignment, ctc_loss
 from models.decoding.prefix_beam import Fusion, decode_frames
 from models.encoder import memory_mask, source_encoder
 from models.interface import BOS, EOS, MASK, PAD, PLH, UNK, Batch, DataSpec, Decoded, Family, Losses, Model, Options
-from models.layers import BackboneConfig, Embedding, Stack
+from models.layers import Embedding
 from models.output import OutputLayer
-from models.upsampling import Upsampler, attends_to_source, frames_per_position
+from models.upsampling import FrameConfig, Upsampler, frame_layers, frames_per_position
 
 
-class Config(BackboneConfig):
+class Config(FrameConfig):
     """Shape; a change means retraining. The decoder's layers are those over frames."""
-
-    upsampling: int | None = Field(None, ge=1)
-    """Frames per encoder position; by default 3 for text, and 1 for speech, which has more of them than it needs."""
-    cross_attention: bool | None = None
-    """Whether the layers over frames also attend to the encoder's states; by default on text and not on speech, where
-    each frame is such a state."""
 
 
 class Settings(Options):
@@ -71,7 +65,7 @@ class CTC(Model):
         self.embedding = Embedding(data.vocab_size, c.model_dim, data.source_tokens, c.dropout)
         self.encoder = source_encoder(c, data, self.embedding)
         self.upsample = Upsampler(c.model_dim, frames_per_position(c.upsampling, data), self.encoder.max_length)
-        self.decoder = Stack(c.decoder_layers, *c.layer_shape, cross=attends_to_source(c.cross_attention, data))
+        self.decoder = frame_layers(c, data)
         self.output = OutputLayer(self.embedding.tokens.weight, banned=(PAD, BOS, EOS, UNK, MASK, PLH))
 
     def loss(self, batch: Batch, rng: torch.Generator) -> Losses:

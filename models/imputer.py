@@ -42,21 +42,16 @@ from models.interface import (
     Options,
     Role,
 )
-from models.layers import BackboneConfig, Embedding, Stack, padding_mask
+from models.layers import Embedding, padding_mask
 from models.linear import Linear
 from models.output import OutputLayer
-from models.upsampling import Upsampler, attends_to_source, frames_per_position
+from models.upsampling import FrameConfig, Upsampler, attends_to_source, frame_layers, frames_per_position
 from models.weights import attention_heads, weights_of
 
 
-class Config(BackboneConfig):
+class Config(FrameConfig):
     """Shape and objective; a change means retraining. All but block_size is as in the companion `ctc`."""
 
-    upsampling: int | None = Field(None, ge=1)
-    """Frames per encoder position; by default 3 for text, and 1 for speech, which has more of them than it needs."""
-    cross_attention: bool | None = None
-    """Whether the layers over frames also attend to the encoder's states; by default on text and not on speech, where
-    each frame is such a state."""
     block_size: int = Field(8, ge=1)
     """Frames per block (B): the most passes that decoding can take."""
 
@@ -83,13 +78,13 @@ class Imputer(Model):
     def __init__(self, config: Config, data: DataSpec) -> None:
         super().__init__()
         c = config
-        self.cross_attention = attends_to_source(c.cross_attention, data)
+        self.cross_attention = attends_to_source(c, data)
         self.block_size = c.block_size
         self.max_target_length = data.max_target_length
         self.embedding = Embedding(data.vocab_size, c.model_dim, data.source_tokens, c.dropout)
         self.encoder = source_encoder(c, data, self.embedding)
         self.upsample = Upsampler(c.model_dim, frames_per_position(c.upsampling, data), self.encoder.max_length)
-        self.decoder = Stack(c.decoder_layers, *c.layer_shape, cross=attends_to_source(c.cross_attention, data))
+        self.decoder = frame_layers(c, data)
         self.output = OutputLayer(self.embedding.tokens.weight, banned=(PAD, BOS, EOS, UNK, MASK, PLH))
         # What the CTC model lacks; zero at first, so that nothing changes until it is learned.
         self.committed = Linear(c.model_dim, c.model_dim, bias=False)

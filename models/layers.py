@@ -40,7 +40,7 @@ class BackboneConfig(Options):
     """Feature frames per encoder position; speech only."""
     convolution: int | None = Field(None, ge=0)
     """Positions that the convolution of an encoder layer (Gulati et al. 2020) sees, an odd number; 0 for none, as is
-    the default for text; that for speech is 15."""
+    the default for text; that for speech is 15. Layers over frames (CTC, Imputer) have the same."""
 
     ENCODER: ClassVar = ("encoder_layers", "model_dim", "num_heads", "ffn_dim", "norm", "subsampling", "convolution")
     """Fields in which models with the same encoder agree."""

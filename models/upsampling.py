@@ -5,11 +5,23 @@ As in Libovicky & Helcl 2018 each encoder state is projected to k frames; sinuso
 
 from __future__ import annotations
 
+from pydantic import Field
 from torch import Tensor
 
+from models.encoder import convolution_width
 from models.interface import DataSpec
-from models.layers import sinusoids
+from models.layers import BackboneConfig, Stack, sinusoids
 from models.linear import Linear
+
+
+class FrameConfig(BackboneConfig):
+    """Shape of a model that has layers over frames: those of the decoder."""
+
+    upsampling: int | None = Field(None, ge=1)
+    """Frames per encoder position; by default 3 for text, and 1 for speech, which has more of them than it needs."""
+    cross_attention: bool | None = None
+    """Whether the layers over frames also attend to the encoder's states; by default on text and not on speech, where
+    each frame is such a state."""
 
 
 def frames_per_position(upsampling: int | None, data: DataSpec) -> int:
@@ -17,9 +29,16 @@ def frames_per_position(upsampling: int | None, data: DataSpec) -> int:
     return upsampling or (3 if data.modality == "text" else 1)
 
 
-def attends_to_source(cross_attention: bool | None, data: DataSpec) -> bool:
-    """Return `cross_attention` or, if it is None, whether layers over frames want it: on text yes, on speech no."""
-    return data.modality == "text" if cross_attention is None else cross_attention
+def attends_to_source(config: FrameConfig, data: DataSpec) -> bool:
+    """Return `cross_attention` of `config` or, if it is None, its default for sources of `data`."""
+    return data.modality == "text" if config.cross_attention is None else config.cross_attention
+
+
+def frame_layers(config: FrameConfig, data: DataSpec) -> Stack:
+    """Return the layers over frames, with convolutions where the encoder's have them."""
+    width = convolution_width(config.convolution, data)
+    cross = attends_to_source(config, data)
+    return Stack(config.decoder_layers, *config.layer_shape, cross=cross, convolution=width)
 
 
 class Upsampler(Linear):

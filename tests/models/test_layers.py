@@ -78,3 +78,13 @@ def test_frames_attend_to_the_source_by_default_on_text_alone(name):
         for given, expected in ((None, default), (True, True), (False, False)):
             model = family.model(family.config(**fields, cross_attention=given), SPECS[modality])
             assert (model.decoder.layers[0].cross_attention is not None) == expected
+
+
+@pytest.mark.parametrize("name", ["ctc", "imputer"])
+@pytest.mark.parametrize(("modality", "given", "width"), [("text", None, 0), ("speech", None, 15), ("speech", 7, 7)])
+def test_layers_over_frames_have_the_encoders_convolution(name, modality, given, width):
+    family = built_in_families()[name]
+    fields = {k: v for k, v in SMALL.items() if k in family.config.model_fields}
+    model = family.model(family.config(**fields, convolution=given), SPECS[modality])
+    for layer in (*model.encoder.stack.layers, *model.decoder.layers):
+        assert (0 if layer.convolution is None else layer.convolution.depthwise.kernel_size[1]) == width
