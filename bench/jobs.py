@@ -77,7 +77,7 @@ class Job:
                 stdin=subprocess.PIPE,  # never written to: its end tells the child that this process is gone
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                env=environment(step.threads, gpu),
+                env=environment(step.threads, gpu, step.alone),
                 start_new_session=True,  # Ctrl-C reaches only this process; the child's group can be killed whole
             )
         assert self.process.stdout is not None
@@ -151,21 +151,28 @@ class Job:
         return None if any(pair.items() <= entry.items() for entry in self.excluded) else pair
 
 
-def environment(threads: int, gpu: str | None, base: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Return the environment variables of a step that uses `threads` CPU threads and the CUDA device `gpu`."""
+def environment(
+    threads: int, gpu: str | None, alone: bool = False, base: Mapping[str, str] = os.environ
+) -> dict[str, str]:
+    """Return the environment variables of a step that uses `threads` CPU threads and the CUDA device `gpu`.
+
+    alone: no other step runs beside it; it is timed.
+    """
     variables = {
         **base,
         "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path),  # it imports what this process can
         "PYTHONHASHSEED": "0",
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
-        # Waiting threads sleep: spinning ones make a run crawl as soon as any other process wants a core.
-        "OMP_WAIT_POLICY": "PASSIVE",
         # glibc returns freed blocks above 128 KiB to the system, and each new activation then costs page faults. Keep
         # them: tens of MiB that live for one training step come back in the next.
         "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
         "MALLOC_TRIM_THRESHOLD_": str((1 << 31) - 1),
     }
+    if not alone:
+        # Waiting threads sleep: spinning ones make a run crawl as soon as any other process wants a core. What is timed
+        # runs alone, and as fast as it would for its users: there they spin for a while, unless OMP_WAIT_POLICY is set.
+        variables["OMP_WAIT_POLICY"] = "PASSIVE"
     if gpu is not None:
         variables["CUDA_VISIBLE_DEVICES"] = gpu
     return variables

@@ -141,6 +141,7 @@ def environment(device: str, dtype: str, threads: int) -> dict[str, Any]:
         "fingerprint": hashlib.sha256(json.dumps(hardware, sort_keys=True).encode()).hexdigest()[:16],
         "matrix_products": "cuBLAS" if on_cuda else "oneDNN" if prefers_onednn() else "PyTorch's default",
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY"),
         "platform": platform.platform(),
         "python": platform.python_version(),
         "libraries": {name: _version(name) for name in LIBRARIES},

@@ -57,7 +57,7 @@ def counted_passes(model: Model) -> Iterator[dict[str, int]]:
 
 
 def observe(system: System, batches: Sequence[SourceBatch]) -> Observation:
-    """Decode batches of one sentence each and count what each took.
+    """Decode batches of one sentence each and count what each took; no passes if other modules than its own decode.
 
     Raises:
         StepFailure: an output holds what no target can; see `bench.decoding.check_emitted`.
@@ -69,7 +69,7 @@ def observe(system: System, batches: Sequence[SourceBatch]) -> Observation:
             before = dict(counts)
             output = system.decode(batch)
             check_emitted(output.sentences(), system.data)
-            for role, total in counts.items():
+            for role, total in counts.items() if system.settings.by_own_modules() else ():
                 seen.setdefault(role, []).append(total - before[role])
             iterations += output.iterations.tolist()
             tokens.append(output.emitted())

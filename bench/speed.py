@@ -147,6 +147,8 @@ class Session:
     def count(self) -> None:
         """Count what decoding must cost, if that is asked for."""
         for point in self.live if self.config.roofline else ():
+            if point.cell in self.systems and not self.systems[point.cell].settings.by_own_modules():
+                continue
             self.progress(done=0.0, stage=f"counting {point.cell} at batch {point.batch_size}")
             with self._charged(point.cell, point.batch_size):
                 system, batches = self.systems[point.cell], self.batches[point.batch_size]

@@ -65,6 +65,10 @@ class Options(BaseModel):
         """Return the Settings, where not at their defaults, to decode the development set with; for a Config."""
         return {}
 
+    def by_own_modules(self) -> bool:
+        """Return whether the model's own modules decode with these Settings, so that passes and cost can be counted."""
+        return True
+
     def misfit(self, config: Options) -> str | None:
         """Return why a model of `config` cannot decode with these Settings; None if it can."""
         return None

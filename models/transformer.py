@@ -33,10 +33,12 @@ from models.interface import (
     Family,
     Losses,
     Model,
+    Options,
     Role,
 )
 from models.layers import BackboneConfig, Embedding, Stack, padding_mask
 from models.output import OutputLayer
+from models.peers.peer import Engine, Peer, Request, make_peer
 
 
 class Config(BackboneConfig):
@@ -49,6 +51,8 @@ class Config(BackboneConfig):
 class Settings(AutoregressiveSettings):
     """Decoding; swept over one checkpoint."""
 
+    engine: Engine = "natbench"
+    """Who decodes with this model's weights: our own search, or another engine to compare it with (`models.peers`)."""
     draft_tokens: int = Field(0, ge=0)
     """Most tokens of the companion `draft` that a pass verifies (speculative decoding; needs beam 1); 0 is no draft."""
 
@@ -57,6 +61,29 @@ class Settings(AutoregressiveSettings):
         if self.draft_tokens and self.beam != 1:
             raise ValueError(f"draft_tokens {self.draft_tokens} needs beam 1, not {self.beam}")
         return self
+
+    @model_validator(mode="after")
+    def _engine_searches_as_asked(self) -> Self:
+        if self.engine == "natbench":
+            return self
+        if self.sample or self.draft_tokens:
+            raise ValueError(f"engine {self.engine} neither samples nor takes a draft")
+        if self.beam > 1 and (self.length_penalty != "power" or self.stopping != "first_k"):
+            raise ValueError(
+                f"engine {self.engine} needs length_penalty power and stopping first_k, "
+                f"not {self.length_penalty} and {self.stopping}"
+            )
+        return self
+
+    def by_own_modules(self) -> bool:
+        """Other engines hold copies."""
+        return self.engine == "natbench"
+
+    def misfit(self, config: Options) -> str | None:
+        """Other engines know the pre-norm Transformer alone."""
+        if self.engine != "natbench" and (getattr(config, "norm", "pre") != "pre" or getattr(config, "convolution", 0)):
+            return f"engine {self.engine} needs norm pre and no convolution"
+        return None
 
     def needs(self, modality: str = "text") -> frozenset[str]:
         """A draft, for speculative decoding."""
@@ -76,6 +103,7 @@ class Transformer(Model):
         self.encoder = source_encoder(c, data, self.embedding)
         self.decoder = Stack(c.decoder_layers, *c.layer_shape, cross=True)
         self.output = OutputLayer(self.embedding.tokens.weight, banned=(PAD, BOS, UNK, MASK, BLANK, PLH))
+        self.peers: dict[Engine, Peer] = {}
 
     def loss(self, batch: Batch, rng: torch.Generator) -> Losses:
         """Label-smoothed cross-entropy of tokens and eos, per target token."""
@@ -106,6 +134,8 @@ class Transformer(Model):
 
     def decode(self, src: Tensor, src_len: Tensor, settings: Settings) -> Decoded:
         """Decode greedily, by beam search or by sampling, the first and last with a draft if asked; see `Settings`."""
+        if settings.engine != "natbench":
+            return self._by_peer(src, src_len, settings)
         if not settings.draft_tokens:
             return search(partial(self.stepper, src, src_len), src, src_len, settings, self.max_target_length)
         limits = settings.limits(src_len, self.max_target_length)
@@ -116,6 +146,15 @@ class Transformer(Model):
         seeds = row_seeds(src, src_len, settings.seed)
         stepper = self.block_stepper(src, src_len, size)
         return speculative(stepper, drafter, limits, settings.draft_tokens, seeds, sampler)
+
+    def _by_peer(self, src: Tensor, src_len: Tensor, settings: Settings) -> Decoded:
+        """Decode by another engine, which holds the weights that were there when it was first asked."""
+        if src.is_floating_point():
+            raise ValueError(f"engine {settings.engine} decodes text, not speech")
+        if settings.engine not in self.peers:
+            self.peers[settings.engine] = make_peer(settings.engine, self)
+        limits = settings.limits(src_len, self.max_target_length)
+        return self.peers[settings.engine].decode(Request(src, src_len, limits, settings.beam, settings.alpha))
 
     def stepper(self, src: Tensor, src_len: Tensor, size: int, beam: int = 1) -> TransformerStepper:
         """Encode sources and return the incremental state of b x beam rows for up to `size` steps."""

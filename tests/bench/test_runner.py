@@ -147,6 +147,12 @@ def test_steps_know_their_threads_and_keep_freed_memory(harness, monkeypatch):
     assert "CUDA_VISIBLE_DEVICES" not in environment(1, None, base={})
 
 
+def test_threads_of_timed_steps_wait_as_the_user_says():
+    assert "OMP_WAIT_POLICY" not in environment(2, None, alone=True, base={})
+    assert environment(2, None, alone=True, base={"OMP_WAIT_POLICY": "ACTIVE"})["OMP_WAIT_POLICY"] == "ACTIVE"
+    assert environment(2, None, base={"OMP_WAIT_POLICY": "ACTIVE"})["OMP_WAIT_POLICY"] == "PASSIVE"
+
+
 def test_progress_is_printed_plainly_where_there_is_no_terminal(harness):
     harness.run(harness.step("train ctc on dates"), harness.step("broken", "step failure"))
     lines = [line.split(" ", 1)[1] for line in harness.output.getvalue().splitlines()]
