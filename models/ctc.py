@@ -107,11 +107,10 @@ class CTC(Model):
         With a language model, what that adds is in the score.
         """
         hidden, frames = self._frames(src, src_len)
-        log_probs = self.output(hidden).log_softmax(-1)  # [b, f, v]
         fusion = None
         if settings.lm_weight:
             fusion = Fusion(self.language_models[settings.lm_order], settings.lm_weight, settings.lm_bonus)
-        return decode_frames(log_probs, frames, settings.beam, self.max_target_length, fusion)
+        return decode_frames(self.output, hidden, frames, settings.beam, self.max_target_length, fusion)
 
     def observed_modules(self) -> dict[str, list[nn.Module]]:
         """The encoder's stack and the stack over frames."""

@@ -51,9 +51,6 @@ from models.output import CHUNK_LOGITS, OutputLayer
 from models.positional import PositionalStack
 from models.weights import attention_heads
 
-DECODING_LOGITS = 2**26
-"""Logits that decoding holds at once: 256 MiB in float32, far more than a batch has unless there are candidates."""
-
 
 class Config(BackboneConfig):
     """Shape and objective; a change means retraining."""
@@ -242,7 +239,7 @@ class FertilityNAT(Model):
         real = padding_mask(lengths, t)
         states = hidden[real]
         with torch.no_grad():
-            best, _ = self._most_probable(states)
+            best, _ = self.output.most_probable(states)
             tokens = lengths.new_full((n, t), PAD).masked_scatter(real, best)
             theirs, _, mask = teacher.teacher_forced(Batch(batch.src, batch.src_len, tokens, lengths))
             inner = padding_mask(lengths, t + 1)[mask]  # False where the gold symbol is eos
@@ -273,7 +270,7 @@ class FertilityNAT(Model):
         lengths = fertility.sum(-1).flatten()  # [b * c]
         hidden = self._run(source, memory, fertility.flatten(0, 1), int(lengths.max()) if b else 1)
         emitted = padding_mask(lengths, hidden.shape[1])
-        best, best_log_prob = self._most_probable(hidden[emitted])
+        best, best_log_prob = self.output.most_probable(hidden[emitted])
         tokens = lengths.new_full(emitted.shape, PAD).masked_scatter(emitted, best)
         if settings.fertility == "noisy":
             likelihood = self.companion("teacher").log_likelihood(Batch(src, src_len, tokens, lengths))
@@ -313,16 +310,6 @@ class FertilityNAT(Model):
         x = self.embedding.place(copied.view(n, width, d))
         states: Tensor = self.decoder.run(x, fertility.sum(1), memory)
         return states
-
-    def _most_probable(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the best symbols of states [n, d] and their log-probabilities, [n] each."""
-        ids, log_probs = [], []
-        for part in torch.split(hidden, max(1, DECODING_LOGITS // self.output.weight.shape[0])):
-            logits = self.output(part)
-            highest, best = logits.max(-1)
-            ids.append(best)
-            log_probs.append(highest - logits.logsumexp(-1))
-        return torch.cat(ids), torch.cat(log_probs)
 
     def observed_modules(self) -> dict[str, list[nn.Module]]:
         """The encoder's stack and the decoder's."""

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from models.alignment import best_alignment, ctc_loss
 from models.decoding.noise import draw_seeds, uniform_noise
 from models.decoding.prefix_beam import decode_frames
-from models.decoding.refinement import most_probable
 from models.encoder import CanvasDecoder, Memory, source_encoder
 from models.glancing import GlancingConfig, first_pass, reveal
 from models.interface import BOS, EOS, MASK, PAD, PLH, UNK, Batch, DataSpec, Decoded, Family, Losses, Model, Options
@@ -62,7 +61,7 @@ class GLATCTC(Model):
         with first_pass(real.device):
             states = self.decoder.run(inputs, frames, memory)
             alignment, feasible = best_alignment(self.output, states, frames, *target)
-            prediction = alignment.masked_scatter(real, most_probable(self.output, states[real])[0])
+            prediction = alignment.masked_scatter(real, self.output.most_probable(states[real])[0])
         noise = uniform_noise(draw_seeds(rng, len(real)), 0, real.shape[1])
         countable = real & feasible[:, None]
         revealed = reveal(prediction, alignment, countable, self.config.glancing_ratio(self.progress), noise)
@@ -95,8 +94,8 @@ class GLATCTC(Model):
     def decode(self, src: Tensor, src_len: Tensor, settings: Settings) -> Decoded:
         """Decode in one pass; greedy scores are the best alignment's log-probability, beam scores the prefix's."""
         inputs, frames, memory = self._inputs(src, src_len)
-        log_probs = self.output(self.decoder.run(inputs, frames, memory)).log_softmax(-1)  # [b, f, v]
-        return decode_frames(log_probs, frames, settings.beam, self.max_target_length)
+        hidden = self.decoder.run(inputs, frames, memory)
+        return decode_frames(self.output, hidden, frames, settings.beam, self.max_target_length)
 
     def observed_modules(self) -> dict[str, list[nn.Module]]:
         """The encoder's stack and the stack over frames."""

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from models.alignment import collapse, ctc_loss
 from models.decoding.noise import draw_seeds, uniform_noise
-from models.decoding.refinement import Canvas, most_probable, refine_until_done
+from models.decoding.refinement import Canvas, refine_until_done
 from models.encoder import Memory, memory_mask, source_encoder
 from models.interface import (
     BOS,
@@ -199,7 +199,7 @@ class EncodedFrames:
         """Return the most probable symbols of the frames `positions` [b, m] and their log-probabilities, [b, m]."""
         states = self.states(canvas)
         states = states.gather(1, positions[:, :, None].expand(-1, -1, states.shape[2]))
-        ids, log_probs = most_probable(self.model.output, states.flatten(0, 1))
+        ids, log_probs = self.model.output.most_probable(states.flatten(0, 1))
         return ids.view_as(positions), log_probs.view_as(positions)
 
     def select(self, rows: Tensor) -> None:

@@ -38,7 +38,7 @@ from models.decoding.edits import (
     missing_tokens,
 )
 from models.decoding.noise import draw_seeds, uniform_noise
-from models.decoding.refinement import Canvas, lowest, most_probable, refine_until_done
+from models.decoding.refinement import Canvas, lowest, refine_until_done
 from models.encoder import CanvasDecoder, Memory, source_encoder
 from models.interface import NUM_SPECIAL, PAD, PLH, Batch, DataSpec, Decoded, Family, Losses, Model, Options
 from models.layers import BackboneConfig, Embedding, Stack, padding_mask
@@ -165,7 +165,7 @@ class Levenshtein(Model):
         canvas, hidden = Canvas(tokens, target.lengths, target.scores), tokens == PLH
         states = self.states(canvas, memory)[hidden]
         if self.drafts == "best":
-            ids, log_probs = most_probable(self.output, states)
+            ids, log_probs = self.output.most_probable(states)
         else:
             ids = draw(self.output, states, uniform_noise(seeds, SAMPLE, tokens.shape[1])[hidden])
             log_probs = states.new_zeros(len(ids))
@@ -255,7 +255,7 @@ class Rewriting:
         if counts.any():
             canvas = insert_placeholders(canvas, F.pad(counts, (0, 1)))
             states = self.model.states(canvas, self.memory)[canvas.tokens == PLH]
-            canvas, self.states = fill(canvas, *most_probable(self.model.output, states)), None
+            canvas, self.states = fill(canvas, *self.model.output.most_probable(states)), None
         width = min(
             before.tokens.shape[1], canvas.tokens.shape[1]
         )  # if one is longer, they differ where the other ends

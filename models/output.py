@@ -10,10 +10,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.linear import linear, product
 
+DECODING_LOGITS = {"cpu": 2**22}
+"""Logits at a time while symbols are chosen, by kind of device: 16 MiB in float32, so that memory is used again."""
+MOST_DECODING_LOGITS = 2**26
+"""The same on other devices: 256 MiB."""
 CHUNK_LOGITS = 2**21
 """Logits per chunk: 8 MiB in float32, which stays in a last-level cache."""
 
@@ -69,6 +74,17 @@ class OutputLayer(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """Return float32 logits [..., v] of hidden [..., d]; banned symbols are at minus infinity."""
         return linear(hidden, self.weight, self.ban).float()
+
+    def most_probable(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the most probable symbols at hidden [n, d] and their log-probabilities, [n] each."""
+        ids, log_probs = [], []
+        size = DECODING_LOGITS.get(hidden.device.type, MOST_DECODING_LOGITS)
+        for part in torch.split(hidden, max(1, size // self.weight.shape[0])):
+            logits = self(part)
+            best = logits.argmax(-1)
+            ids.append(best)
+            log_probs.append(-F.cross_entropy(logits, best, reduction="none"))  # one kernel; logsumexp takes five
+        return torch.cat(ids), torch.cat(log_probs)
 
     def logits_of(self, hidden: Tensor, ids: Tensor) -> Tensor:
         """Return the float32 logits of `ids` [n] at hidden [n, d], without the others, [n]."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from models.alignment import collapse, token_begins
-from models.decoding.refinement import Canvas, most_probable
+from models.decoding.refinement import Canvas
 from models.encoder import Encoded
 from models.interface import BLANK
 from models.joint_ctc import CTCHead
@@ -17,7 +17,7 @@ def ctc_canvas(head: CTCHead, source: Encoded) -> Canvas:
     """Return the collapsed best alignment of each source, [b, t]; a token's score is that of its surest frame."""
     frames = source.lengths * head.upsample.factor
     states = head.upsample(source.states)
-    ids, log_probs = most_probable(head.output, states.flatten(0, 1))
+    ids, log_probs = head.output.most_probable(states.flatten(0, 1))
     alignment, log_probs = ids.view(states.shape[:2]), log_probs.view(states.shape[:2])
     tokens, lengths = collapse(alignment, frames)
     scores = surest_frames(alignment, log_probs, frames, tokens.shape[1])

@@ -10,6 +10,7 @@ from torch import Tensor
 from models.alignment import collapse
 from models.interface import BLANK, BOS, EOS, PAD, Decoded, LanguageModel
 from models.layers import padding_mask
+from models.output import OutputLayer
 
 FUSED_SYMBOLS = 40
 """With a language model at least so many of a frame's symbols are tried."""
@@ -34,12 +35,13 @@ class Fusion:
 
 
 def decode_frames(
-    log_probs: Tensor, frames: Tensor, beam: int, max_length: int, fusion: Fusion | None = None
+    output: OutputLayer, hidden: Tensor, frames: Tensor, beam: int, max_length: int, fusion: Fusion | None = None
 ) -> Decoded:
     """Return the output of one pass: collapsed, at most `max_length` tokens.
 
     Args:
-        log_probs: [b, f, v] float32.
+        output: gives the symbols' probabilities.
+        hidden: [b, f, d] states of the frames.
         frames: [b] frames that count.
         beam: prefix beam size; 1 takes the best symbol of each frame.
         max_length: longest output, in tokens.
@@ -48,10 +50,11 @@ def decode_frames(
     Greedy scores are the log-probability of the best alignment, beam scores what the search ranks by.
     """
     if beam == 1:
-        best, alignment = log_probs.max(-1)
+        alignment, best = (x.view(hidden.shape[:2]) for x in output.most_probable(hidden.flatten(0, 1)))
         scores = best.masked_fill(~padding_mask(frames, best.shape[1]), 0.0).sum(1)
         tokens, lengths = collapse(alignment, frames)
     else:
+        log_probs = output(hidden).log_softmax(-1)  # [b, f, v]
         tokens, lengths, scores = prefix_beam_search(log_probs, frames, beam, fusion)
     lengths = lengths.clamp(max=max_length)
     return Decoded(tokens[:, :max_length], lengths, scores, lengths.new_ones(lengths.shape))

@@ -16,9 +16,6 @@ from models.interface import MASK, PAD
 from models.layers import padding_mask
 from models.output import OutputLayer
 
-CHUNK_LOGITS = 2**26
-"""Most logits at a time while tokens are chosen: 256 MiB in float32."""
-
 
 @dataclass(frozen=True)
 class Canvas:
@@ -117,17 +114,6 @@ def lowest(values: Tensor, counts: Tensor) -> Tensor:
     return torch.zeros_like(taken).scatter(1, order, taken)
 
 
-def most_probable(output: OutputLayer, states: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the most probable symbols at states [n, d] and their log-probabilities, [n] each."""
-    ids, log_probs = [], []
-    for part in torch.split(states, max(1, CHUNK_LOGITS // output.weight.shape[0])):
-        logits = output(part)
-        best, chosen = logits.max(-1)
-        ids.append(chosen)
-        log_probs.append(best - logits.logsumexp(-1))
-    return torch.cat(ids), torch.cat(log_probs)
-
-
 class MaskFiller(Protocol):
     """A network that proposes a token for every MASK of a canvas."""
 
@@ -154,7 +140,7 @@ class MaskedDecoder:
         """See `MaskFiller`."""
         masked = canvas.tokens == MASK
         states = self.decoder(canvas.tokens, canvas.lengths, self.memory)[masked]  # [m, d]
-        ids, log_probs = most_probable(self.output, states)
+        ids, log_probs = self.output.most_probable(states)
         tokens = canvas.tokens.masked_scatter(masked, ids)
         return Canvas(tokens, canvas.lengths, canvas.scores.masked_scatter(masked, log_probs))
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from models.canvas_inputs import uniform_copy
-from models.decoding.refinement import Canvas, most_probable, refine_until_done
+from models.decoding.refinement import Canvas, refine_until_done
 from models.encoder import CanvasDecoder, Memory
 from models.interface import PAD, Decoded
 from models.layers import padding_mask
@@ -17,7 +17,7 @@ from models.output import OutputLayer
 def predicted_canvas(output: OutputLayer, states: Tensor, lengths: Tensor) -> Canvas:
     """Return the most probable symbol at each of the first `lengths` [n] states [n, t, d], with its score."""
     real = padding_mask(lengths, states.shape[1])
-    symbols, log_probs = most_probable(output, states[real])
+    symbols, log_probs = output.most_probable(states[real])
     tokens = torch.full_like(real, PAD, dtype=torch.long).masked_scatter(real, symbols)
     scores = torch.zeros_like(real, dtype=torch.float32).masked_scatter(real, log_probs)
     return Canvas(tokens, lengths, scores)

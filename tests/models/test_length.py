@@ -3,13 +3,12 @@
 import pytest
 import torch
 
-from models.decoding.refinement import Canvas, MaskedDecoder, lowest, masked_canvas, most_probable
+from models.decoding.refinement import Canvas, MaskedDecoder, lowest, masked_canvas
 from models.encoder import SourceEncoder
 from models.frontend import TextFrontend
 from models.interface import MASK, NUM_SPECIAL, PAD, Batch
 from models.layers import Embedding, Stack
 from models.length import LengthPredictor, best_candidates
-from models.output import OutputLayer
 from tests.models.families import VOCAB, batch_of, build
 
 
@@ -120,19 +119,6 @@ def test_lowest_takes_counts_and_the_first_among_equals():
     ):
         rows = lowest(values, torch.tensor(counts)).int().tolist()
         assert ["".join(map(str, row)) for row in rows] == expected
-
-
-def test_most_probable_is_the_argmax_of_the_softmax_in_any_chunks(monkeypatch):
-    torch.manual_seed(0)
-    output = OutputLayer(torch.randn(VOCAB, 8), banned=range(NUM_SPECIAL))
-    states = torch.randn(11, 8)
-    best, ids = output(states).log_softmax(-1).max(-1)
-    for chunk in (2**26, 3 * VOCAB, 1):
-        monkeypatch.setattr("models.decoding.refinement.CHUNK_LOGITS", chunk)
-        found, log_probs = most_probable(output, states)
-        assert found.tolist() == ids.tolist()
-        torch.testing.assert_close(log_probs, best)
-    assert [x.shape for x in most_probable(output, states[:0])] == [(0,), (0,)]
 
 
 def test_filling_touches_masks_alone_and_each_candidate_sees_its_own_source():

@@ -73,3 +73,16 @@ def test_bfloat16_autocast_is_close_to_float32():
     assert lowered.item() == pytest.approx(exact.item(), rel=2e-2)
     lowered.backward()
     assert torch.isfinite(hidden.grad).all()
+
+
+def test_most_probable_is_the_argmax_of_the_softmax_in_any_chunks(monkeypatch):
+    torch.manual_seed(0)
+    layer = OutputLayer(torch.randn(20, 8), banned=range(4))
+    states = torch.randn(11, 8)
+    best, ids = layer(states).log_softmax(-1).max(-1)
+    for chunk in (2**26, 3 * 20, 1):
+        monkeypatch.setitem(output.DECODING_LOGITS, "cpu", chunk)
+        found, log_probs = layer.most_probable(states)
+        assert found.tolist() == ids.tolist()
+        torch.testing.assert_close(log_probs, best)
+    assert [x.shape for x in layer.most_probable(states[:0])] == [(0,), (0,)]
