@@ -73,32 +73,54 @@ def _one_by_one(
 ) -> Decoded:
     """Emit one token a step, `choose(logits [n, v], position, seeds [n]) -> [n]`, until every sentence has ended."""
     b, device = limits.shape[0], limits.device
-    width = int(limits.max()) if b else 0
-    output = torch.full((b, width), PAD, device=device)
-    lengths = torch.zeros(b, dtype=torch.long, device=device)
-    scores = torch.zeros(b, device=device)
-    steps = torch.zeros(b, dtype=torch.long, device=device)
+    width, shortest = (int(limits.max()), int(limits.min())) if b else (0, 0)
     rows = torch.arange(b, device=device)  # sentence of each live row
     token = torch.full((b,), BOS, device=device)
-    for position in range(width + 1):
+    stretches = [Stretch(rows, 0)]
+    for position in range(width + 1 if b else 0):
         logits = stepper.step(token)
         choice = choose(logits, position, seeds)
-        # At its limit a sentence can only end.
-        choice = torch.where(position >= limits[rows], EOS, choice)
-        scores[rows] -= F.cross_entropy(logits, choice, reduction="none")  # one kernel, where logsumexp takes five
-        steps[rows] += 1
-        ended = choice == EOS
-        if position < width:
-            output[rows, position] = torch.where(ended, PAD, choice)
-        lengths[rows] += (~ended).long()
-        live = ended.logical_not().nonzero()[:, 0]
-        if live.shape[0] == 0:
-            break
-        token = choice
-        if live.shape[0] < rows.shape[0]:  # finished sentences leave the batch
+        if position >= shortest:  # at its limit a sentence can only end
+            choice = torch.where(position >= limits[rows], EOS, choice)
+        stretches[-1].add(choice, -F.cross_entropy(logits, choice, reduction="none"))
+        token, ended = choice, choice == EOS
+        if ended.any():  # finished sentences leave the batch
+            live = ended.logical_not().nonzero()[:, 0]
+            if live.shape[0] == 0:
+                break
             stepper.select(live, live)
             rows, token, seeds = rows[live], choice[live], seeds[live]
-    return Decoded(output[:, : int(lengths.max()) if b else 0], lengths, scores, steps)
+            stretches.append(Stretch(rows, position + 1))
+    output = torch.full((b, width + 1), PAD, device=device)
+    scores = torch.zeros(b, width + 1, device=device)
+    for stretch in stretches:
+        stretch.write(output, scores)
+    lengths = ((output != PAD) & (output != EOS)).sum(1)
+    longest = int(lengths.max()) if b else 0
+    tokens = output[:, :longest].masked_fill(output[:, :longest] == EOS, PAD)
+    return Decoded(tokens, lengths, scores.sum(1), lengths + 1)
+
+
+class Stretch:
+    """What is emitted while the same sentences are live, kept as it comes: a step has little else to do."""
+
+    def __init__(self, rows: Tensor, start: int) -> None:
+        """Begin at position `start` with the sentences `rows` [n]."""
+        self.rows, self.start = rows, start
+        self.symbols: list[Tensor] = []
+        self.log_probs: list[Tensor] = []
+
+    def add(self, symbols: Tensor, log_probs: Tensor) -> None:
+        """Emit a symbol [n] a sentence, eos among them."""
+        self.symbols.append(symbols)
+        self.log_probs.append(log_probs)
+
+    def write(self, output: Tensor, scores: Tensor) -> None:
+        """Put it where it belongs in `output` and `scores`, [b, t] each."""
+        part = slice(self.start, self.start + len(self.symbols))
+        if self.symbols:
+            output[self.rows, part] = torch.stack(self.symbols, dim=1)
+            scores[self.rows, part] = torch.stack(self.log_probs, dim=1)
 
 
 def length_penalty(length: Tensor | float, kind: str, alpha: float) -> Tensor | float:
