@@ -93,15 +93,19 @@ class FeatureExtractor:
 class Normaliser:
     """Shifts and scales every bin so that the data it was fitted to has mean 0 and standard deviation 1."""
 
-    def __init__(self, mean: npt.ArrayLike, std: npt.ArrayLike) -> None:
+    def __init__(self, mean: npt.ArrayLike, std: npt.ArrayLike, own_mean: bool = False) -> None:
         self.mean = np.asarray(mean, dtype=np.float32)
         """[num_mels]."""
         self.std = np.asarray(std, dtype=np.float32)
         """[num_mels], at least `MIN_STD`."""
+        self.own_mean = own_mean
+        """Whether the mean of a recording's own frames is taken off, in place of `mean`."""
 
     @classmethod
-    def fit(cls, features: Iterable[FloatArray]) -> Normaliser:
+    def fit(cls, features: Iterable[FloatArray], own_mean: bool = False) -> Normaliser:
         """Return the normaliser of all frames of `features`, arrays [frames, num_mels] that are read once.
+
+        own_mean: take its own mean off each of the arrays, before the standard deviation is taken too.
 
         Raises:
             DataError: there is no frame.
@@ -112,6 +116,8 @@ class Normaliser:
         for part in features:
             if not len(part):
                 continue
+            if own_mean:
+                part = part - part.mean(axis=0)
             # Chan et al. 1983: sums of squares would lose digits where the mean is far from 0.
             part_mean = part.mean(axis=0, dtype=np.float64)
             distance = part_mean - mean
@@ -121,21 +127,23 @@ class Normaliser:
             count = total
         if not count:
             raise DataError("no frame of features to take means from")
-        return cls(mean, np.maximum(np.sqrt(squares / count), MIN_STD))
+        return cls(mean, np.maximum(np.sqrt(squares / count), MIN_STD), own_mean)
 
     def __call__(self, features: FloatArray, mean: npt.ArrayLike | None = None) -> FloatArray:
         """Return `features` [frames, num_mels] normalised; `mean` [num_mels] stands in for the fitted mean if given."""
-        shift = self.mean if mean is None else np.asarray(mean, dtype=np.float32)
+        if mean is None:
+            mean = features.mean(axis=0) if self.own_mean and len(features) else self.mean
+        shift = np.asarray(mean, dtype=np.float32)
         return np.asarray((features - shift) / self.std, dtype=np.float32)
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-serialisable form, exact."""
-        return {"mean": self.mean.tolist(), "std": self.std.tolist()}
+        return {"mean": self.mean.tolist(), "std": self.std.tolist(), "own_mean": self.own_mean}
 
     @classmethod
     def from_json(cls, description: dict[str, Any]) -> Normaliser:
         """Return the normaliser that `to_json` described."""
-        return cls(description["mean"], description["std"])
+        return cls(description["mean"], description["std"], description["own_mean"])
 
 
 def _filterbank(options: FeatureOptions) -> Any:

@@ -112,7 +112,9 @@ class MorseConfig(SpeechOptions):
         if self.max_target_tokens < 10:
             raise ValueError(f"max_target_tokens {self.max_target_tokens} leaves no room for a word; allowed: >= 10")
         if self.normalisation == "speaker":
-            raise ValueError("normalisation 'speaker': messages in Morse code have none; allowed: 'global', 'none'")
+            raise ValueError(
+                "normalisation 'speaker': messages in Morse code have none; allowed: 'global', 'utterance', 'none'"
+            )
         return self
 
     @property

@@ -98,7 +98,8 @@ def library_versions() -> dict[str, str]:
 
 def _write_features(parts: Mapping[str, UtteranceSplit], options: SpeechOptions, folder: Path) -> None:
     """Write `<split>.features.npy`, normalised, and `features.json`."""
-    normaliser = None if options.normalisation == "none" else Normaliser.fit(parts["train"].features())
+    own_mean = options.normalisation == "utterance"
+    normaliser = None if options.normalisation == "none" else Normaliser.fit(parts["train"].features(), own_mean)
     speakers: dict[str, dict[str, list[float]]] = {}
     for name, part in parts.items():
         means = part.speaker_means() if options.normalisation == "speaker" else {}

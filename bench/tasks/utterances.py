@@ -50,9 +50,10 @@ class SpeechOptions(Options):
 
     features: FeatureOptions = FeatureOptions()
     """How audio becomes frames."""
-    normalisation: Literal["global", "speaker", "none"] = "global"
+    normalisation: Literal["global", "speaker", "utterance", "none"] = "global"
     """What is taken off each mel band: the training split's mean; the mean of the speaker's own utterances in the same
-    split; or nothing. The first two also divide by the training split's standard deviation."""
+    split; that of the recording itself; or nothing. The first two also divide by the training split's standard
+    deviation, the third by that of its recordings around their own means."""
     units: Units = "characters"
     """What transcripts are made of."""
     vocab_size: int | None = Field(None, gt=257)

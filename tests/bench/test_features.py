@@ -120,6 +120,16 @@ class TestNormaliser:
         np.testing.assert_array_equal(normaliser(frames), [[1, 2]])
         np.testing.assert_array_equal(normaliser(frames, [5, 2]), [[-1, 2]])
 
+    def test_a_recordings_own_mean_hides_how_loud_it_is(self) -> None:
+        shape = np.random.default_rng(1).normal(0, [1, 3], size=(500, 2)).astype(np.float32)
+        loud, quiet = shape + 20, shape - 5
+        normaliser = Normaliser.fit([loud, quiet], own_mean=True)
+        np.testing.assert_allclose(normaliser.std, shape.std(axis=0), rtol=1e-4)
+        np.testing.assert_allclose(normaliser(loud), normaliser(quiet), atol=1e-4)
+        again = Normaliser.from_json(json.loads(json.dumps(normaliser.to_json())))
+        np.testing.assert_array_equal(again(loud), normaliser(loud))
+        assert normaliser(loud[:0]).shape == (0, 2)
+
     def test_a_constant_bin_is_not_blown_up(self) -> None:
         normaliser = Normaliser.fit([np.array([[7, 1], [7, 2]], dtype=np.float32)])
         assert normaliser.std[0] == np.float32(MIN_STD)

@@ -154,6 +154,16 @@ class TestNormalisation:
                 stored = read_json(data.folder / "features.json")["speakers"][split][name]
                 np.testing.assert_allclose(stored, mean, rtol=1e-5)
 
+    def test_each_recordings_own_mean_and_the_scale_around_it(self, corpus: SpeechCorpus) -> None:
+        data = corpus.prepare(normalisation="utterance")
+        scale = np.concatenate([raw - raw.mean(axis=0) for raw in corpus.raw("train")]).std(axis=0)
+        for split in SPLITS:
+            for features, raw in zip(arrays(data, split, "features", "frames"), corpus.raw(split), strict=True):
+                np.testing.assert_allclose(features, (raw - raw.mean(axis=0)) / scale, atol=3e-3)
+        example = data.examples("test")[0]  # as it is done again while it is timed
+        expected = next(iter(arrays(data, "test", "features", "frames")))
+        np.testing.assert_allclose(data.extractor(data.waveform(example)), expected, atol=3e-3)
+
     @pytest.mark.parametrize("split", SPLITS)
     def test_an_utterance_without_speaker_is_refused(self, speakers: SpeechCorpus, split: str) -> None:
         speakers.splits[split][1] = utterance("nobody", "abc", place="list.jsonl:2")
