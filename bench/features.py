@@ -113,11 +113,10 @@ class Normaliser:
         count = 0
         mean: npt.NDArray[np.float64] = np.zeros(1)
         squares: npt.NDArray[np.float64] = np.zeros(1)  # sum of squared distances from the mean
-        for part in features:
-            if not len(part):
+        for frames in features:
+            if not len(frames):
                 continue
-            if own_mean:
-                part = part - part.mean(axis=0)
+            part = frames - frames.mean(axis=0) if own_mean else frames
             # Chan et al. 1983: sums of squares would lose digits where the mean is far from 0.
             part_mean = part.mean(axis=0, dtype=np.float64)
             distance = part_mean - mean
