@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -49,7 +50,7 @@ def run(spec: dict[str, Any], folder: Path, parents: dict[str, Path], progress: 
     )
     hypotheses = [data.tokenizer.decode(o.tokens) for o in outputs]
     lines = [
-        json.dumps({"id": e.id, "hypothesis": h, "tokens": o.tokens, "score": o.score}, ensure_ascii=False)
+        json.dumps({"id": e.id, "hypothesis": h, "tokens": o.tokens, "score": _score(o.score)}, ensure_ascii=False)
         for e, h, o in zip(examples, hypotheses, outputs, strict=True)
     ]
     write_atomically(folder / "hypotheses.jsonl", "\n".join(lines) + "\n")
@@ -103,3 +104,8 @@ def log_likelihoods(model: Model, pairs: list[EncodedPair], batch_size: int, pre
             return None
         values.append(likelihood.float().cpu())
     return torch.cat(values).numpy()
+
+
+def _score(score: float) -> float | None:
+    """Return a score as JSON can hold it: another engine may give none."""
+    return score if math.isfinite(score) else None

@@ -11,6 +11,7 @@ import os
 import platform
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 import psutil
 
 PROC_STAT = Path("/proc/stat")
-LIBRARIES = ("torch", "numpy", "sacrebleu", "sentencepiece", "safetensors", "babel")
+LIBRARIES = ("torch", "numpy", "sacrebleu", "sentencepiece", "safetensors", "babel", "ctranslate2", "transformers")
 
 
 def available_cores() -> int:
@@ -68,7 +69,7 @@ class CpuSample:
     busy: float | None
     """By all processes over all cores, time stolen by a hypervisor included; None where the system does not tell."""
     own: float
-    """By this process, all threads."""
+    """By this process and those that it has started and that still run, all threads."""
     wall: float
 
     def foreign_since(self, earlier: CpuSample) -> float | None:
@@ -82,8 +83,13 @@ class CpuSample:
 
 
 def sample_cpu(stat: Path = PROC_STAT) -> CpuSample:
-    """Read the CPU times of the system and of this process."""
-    return CpuSample(busy=busy_seconds(stat), own=time.process_time(), wall=time.perf_counter())
+    """Read the CPU times of the system and of this process and its children."""
+    own = time.process_time()
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # it may have ended by now
+            times = child.cpu_times()
+            own += times.user + times.system
+    return CpuSample(busy=busy_seconds(stat), own=own, wall=time.perf_counter())
 
 
 def busy_seconds(stat: Path = PROC_STAT) -> float | None:

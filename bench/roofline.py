@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from bench.workload import SourceBatch, System
-from models.linear import prefers_onednn, product
+from models.linear import product
 
 ATEN = torch.ops.aten
 MATRIX_SIZES = (512, 1024, 2048)
@@ -118,9 +118,9 @@ FORMULAS: dict[Any, Callable[..., int]] = {
     ATEN.mkldnn_rnn_layer: _recurrent,
     ATEN.mv: lambda matrix, vector: 2 * matrix.numel(),
 }
-if prefers_onednn():
-    FORMULAS[torch.ops.mkldnn._linear_pointwise] = lambda x, weight, *_: 2 * x.numel() * weight.shape[0]
 """Floating-point operations of what torch's own counter does not know."""
+if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    FORMULAS[torch.ops.mkldnn._linear_pointwise] = lambda x, weight, *_: 2 * x.numel() * weight.shape[0]
 
 
 @dataclass(frozen=True)

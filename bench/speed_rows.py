@@ -213,7 +213,7 @@ def _observed_rows(measured: Measured, cell: str, failure: Failure | None) -> li
         if counts is None and role == "companion":
             continue  # most systems have none
         if counts is None:
-            rows.append(make(f"{role}_passes", None, "passes", reason=f"the family shows no {role}"))
+            rows.append(make(f"{role}_passes", None, "passes", reason=f"no {role} of the family can be seen"))
         else:
             rows.append(_ratio(make, f"{role}_passes", counts, ones, "passes"))
     decoder_passes = observation.passes.get("decoder")

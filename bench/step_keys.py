@@ -59,19 +59,21 @@ def make_step(
     parents: dict[str, StepId],
     modules: Iterable[str],
     extra: dict[str, Any] | None = None,
+    packages: Iterable[str] = (),
     **options: Any,
 ) -> Step:
     """Return a step with the key that follows from all it depends on.
 
-    modules: what the step imports by name (families, tasks) beside its own module; extra: what its result depends on
-    that the spec does not say; options: fields of `Step`, the usual time and limit of the kind by default.
+    modules: what the step imports by name (families, tasks) beside its own module; packages: what it needs beyond the
+    usual ones; extra: what its result depends on that the spec does not say; options: fields of `Step`, the usual time
+    and limit of the kind by default.
     """
     description = {
         "kind": kind,
         "spec": spec,
         "parents": parents,
         "code": code_fingerprint(sorted({MODULES[kind], *modules})),
-        "libraries": {name: version(name) for name in LIBRARIES[kind]},
+        "libraries": {name: version(name) for name in sorted({*LIBRARIES[kind], *packages})},
         "extra": extra or {},
     }
     usual = {"seconds": SECONDS.get(kind, 0.0), "time_limit": TIME_LIMITS.get(kind)}

@@ -49,6 +49,9 @@ def _misfits(task: TaskEntry, draft: Draft, systems: dict[str, Draft]) -> Iterat
             f"{task.name!r} is {task.modality}, and {draft.name!r} of family {family.name} reads {kinds}: "
             f"leave it out with systems: [...]"
         )
+    for settings in draft.settings:
+        if (reason := settings.unfit(task.modality)) is not None:
+            yield f"{task.name!r} is {task.modality}, and in settings of {draft.name!r} {reason}"
     if draft.data is not None and not task.kinds(draft.data):
         kind = draft.data[0]
         yield f"{draft.name!r} is trained on {kind} data, which data: {task.data} leaves out; leave it out with systems"

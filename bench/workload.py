@@ -87,7 +87,11 @@ def read_hypotheses(folder: Path) -> dict[str, Scored]:
     """Return the scored hypotheses of an evaluate artifact by sentence id."""
     with (folder / "hypotheses.jsonl").open(encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
-    return {row["id"]: Scored(row["hypothesis"], row["tokens"], row["score"]) for row in rows}
+    nan = float("nan")
+    return {
+        row["id"]: Scored(row["hypothesis"], row["tokens"], nan if row["score"] is None else row["score"])
+        for row in rows
+    }
 
 
 def draw_sample(data: PreparedData, split: str, ids: Collection[str], count: int) -> list[Sentence]:

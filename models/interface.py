@@ -69,6 +69,18 @@ class Options(BaseModel):
         """Return whether the model's own modules decode with these Settings, so that passes and cost can be counted."""
         return True
 
+    def modules(self) -> tuple[str, ...]:
+        """Return local modules that decoding with these Settings loads by name, and that no import shows."""
+        return ()
+
+    def packages(self) -> tuple[str, ...]:
+        """Return packages beyond the usual ones that must be installed to decode with these Settings."""
+        return ()
+
+    def unfit(self, modality: str) -> str | None:
+        """Return why sources of `modality` cannot be decoded with these Settings; None if they can."""
+        return None
+
     def misfit(self, config: Options) -> str | None:
         """Return why a model of `config` cannot decode with these Settings; None if it can."""
         return None

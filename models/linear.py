@@ -1,6 +1,6 @@
 """Linear maps by the library that is fastest on the machine at hand.
 
-PyTorch hands float32 products on x86 to MKL, whose fastest kernels run on Intel's processors only: elsewhere oneDNN,
+PyTorch hands float32 products on x86 to MKL, whose fastest kernels run on Intel's processors only: on AMD's oneDNN,
 which PyTorch holds too but asks for other types alone, takes half the time (AMD EPYC with AVX-512: a third to a half,
 from one row of input to thousands). Both sum in float32; results differ in the last bits.
 """
@@ -15,26 +15,28 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
+MAKERS = ("AuthenticAMD", "HygonGenuine")
 LARGE_WEIGHT, LARGE_PRODUCT = 2**18, 2**21
 """Elements of a weight, and multiplications, from which a call of oneDNN, 10 microseconds dearer, pays."""
 
 
 @cache
 def prefers_onednn() -> bool:
-    """Return whether float32 products on this machine's CPU are oneDNN's: on x86 by others than Intel."""
+    """Return whether float32 products on this machine's CPU are oneDNN's: on x86 by AMD and its licensee."""
     return (
         platform.machine().lower() in ("x86_64", "amd64")
         and torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
         and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-        and "GenuineIntel" not in _processor()
+        and any(maker in _processor() for maker in MAKERS)
         and _agrees()
     )
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return x [..., i] times the transpose of weight [o, i], plus bias [o] -> [..., o]; for backward see `linear`."""
+    """Return x [..., i] times the transpose of weight [o, i], plus bias [o] -> [..., o]; no gradient passes."""
     if _by_onednn(x, weight):
         result: Tensor = _onednn(x, weight, bias)
         return result
@@ -67,6 +69,7 @@ class _Linear(torch.autograd.Function):
         return product(x, weight, bias)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         of_x, of_weight, of_bias = ctx.needs_input_grad
@@ -88,7 +91,7 @@ def _by_onednn(x: Tensor, weight: Tensor) -> bool:
     size = weight.numel()
     if size < LARGE_WEIGHT and size * (x.numel() // x.shape[-1]) < LARGE_PRODUCT:
         return False
-    return prefers_onednn() and not torch.is_autocast_enabled("cpu")
+    return prefers_onednn() and torch._C._get_mkldnn_enabled() and not torch.is_autocast_enabled("cpu")
 
 
 def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -98,8 +101,10 @@ def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def _processor() -> str:
     """Return what the system says of the processor; its maker is named there."""
-    known = Path("/proc/cpuinfo")
-    return known.read_text(encoding="utf-8", errors="replace") if known.exists() else platform.processor()
+    try:
+        return Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:  # not Linux
+        return platform.processor()
 
 
 def _agrees() -> bool:

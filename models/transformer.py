@@ -38,7 +38,7 @@ from models.interface import (
 )
 from models.layers import BackboneConfig, Embedding, Stack, padding_mask
 from models.output import OutputLayer
-from models.peers.peer import Engine, Peer, Request, make_peer
+from models.peers.peer import MODULES, PACKAGES, Engine, Peer, Request, make_peer
 
 
 class Config(BackboneConfig):
@@ -78,6 +78,18 @@ class Settings(AutoregressiveSettings):
     def by_own_modules(self) -> bool:
         """Other engines hold copies."""
         return self.engine == "natbench"
+
+    def modules(self) -> tuple[str, ...]:
+        """Those of the engine."""
+        return MODULES.get(self.engine, ())
+
+    def packages(self) -> tuple[str, ...]:
+        """The engine's."""
+        return PACKAGES.get(self.engine, ())
+
+    def unfit(self, modality: str) -> str | None:
+        """Other engines read text alone."""
+        return None if self.engine == "natbench" or modality == "text" else f"engine {self.engine} reads text"
 
     def misfit(self, config: Options) -> str | None:
         """Other engines know the pre-norm Transformer alone."""
@@ -150,11 +162,16 @@ class Transformer(Model):
     def _by_peer(self, src: Tensor, src_len: Tensor, settings: Settings) -> Decoded:
         """Decode by another engine, which holds the weights that were there when it was first asked."""
         if src.is_floating_point():
-            raise ValueError(f"engine {settings.engine} decodes text, not speech")
+            raise ValueError(f"engine {settings.engine} reads text, not speech")
         if settings.engine not in self.peers:
             self.peers[settings.engine] = make_peer(settings.engine, self)
         limits = settings.limits(src_len, self.max_target_length)
-        return self.peers[settings.engine].decode(Request(src, src_len, limits, settings.beam, settings.alpha))
+        request = Request(src, src_len, limits, self.max_target_length, settings.beam, settings.alpha)
+        try:
+            return self.peers[settings.engine].decode(request)
+        except BaseException:  # whatever state it is in, the next one starts afresh
+            self.peers.pop(settings.engine).close()
+            raise
 
     def stepper(self, src: Tensor, src_len: Tensor, size: int, beam: int = 1) -> TransformerStepper:
         """Encode sources and return the incremental state of b x beam rows for up to `size` steps."""

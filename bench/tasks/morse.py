@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -62,6 +62,9 @@ class MorseConfig(SpeechOptions):
 
     features: MorseFeatures = MorseFeatures()
     """How audio becomes frames."""
+    normalisation: Literal["global", "speaker", "utterance", "none"] = "utterance"
+    """What is taken off each mel band, as in other tasks of speech, of which `speaker` alone has no meaning here. By
+    default the recording's own mean: the noise differs by 25 dB between messages, and the tone may lie in any band."""
     wpm: tuple[Annotated[float, Field(ge=5, le=60)], ...] = Field((12, 35), min_length=2, max_length=2)
     """Speed in words per minute (PARIS)."""
     tone_hz: tuple[Annotated[float, Field(ge=50)], ...] = Field((400, 1000), min_length=2, max_length=2)

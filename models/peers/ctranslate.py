@@ -19,20 +19,21 @@ from torch import Tensor
 from models.attention import Attention
 from models.interface import BOS, EOS, UNK, Decoded
 from models.layers import Layer, Stack
-from models.peers.peer import Request, decoded
+from models.peers.peer import BANNED, Request, decoded
 
 if TYPE_CHECKING:
     from models.transformer import Transformer
 
-ENDED = "the process of CTranslate2 ended; what it said stands in the log"
-BANNED = -1e9
-"""Bias of symbols that are never emitted; minus infinity would make sums that are no numbers."""
+ENDED = "the process of CTranslate2 ended"
 
 
 class CTranslate:
     """Our model as theirs, in float32; tokens are the ids, written as strings."""
 
     def __init__(self, model: Transformer) -> None:
+        device = model.embedding.tokens.weight.device
+        if device.type != "cpu":
+            raise ValueError(f"engine ctranslate2 runs on the CPU here, not on {device}")
         first = model.decoder.layers[0]
         assert isinstance(first, Layer)
         layers = (len(model.encoder.stack.layers), len(model.decoder.layers))
@@ -53,42 +54,53 @@ class CTranslate:
         spec.config.unk_token = self.symbols[UNK]
         spec.config.bos_token = spec.config.decoder_start_token = self.symbols[BOS]
         spec.config.eos_token = self.symbols[EOS]
-        device = model.embedding.tokens.weight.device
         with tempfile.TemporaryDirectory() as folder:
             spec.validate()
             spec.optimize()
             spec.save(folder)
-            self.translator = Server(folder, device, torch.get_num_threads())
+            self.server = Server(folder, torch.get_num_threads())
 
     def decode(self, request: Request) -> Decoded:
-        """Decode to the largest limit of the batch."""
+        """Decode; a beam goes on to the model's own limit: what it finds must not depend on the others of the batch."""
+        limit = request.longest if request.beam > 1 else int(request.limits.max())
         lengths = request.src_len.tolist()
         sources = [[self.symbols[i] for i in row[:n]] for row, n in zip(request.src.tolist(), lengths, strict=True)]
-        results = self.translator.translate(
+        results = self.server.translate(
             sources,
             beam_size=request.beam,
             length_penalty=request.alpha if request.beam > 1 else 0,
             max_input_length=0,
             min_decoding_length=0,
-            max_decoding_length=int(request.limits.max()) + 1,
+            max_decoding_length=limit + 1,
         )
         outputs = [[int(token) for token in hypothesis] for hypothesis, _ in results]
         return decoded(outputs, [score for _, score in results], request)
+
+    def close(self) -> None:
+        """End the process."""
+        self.server.close()
+
+
+make = CTranslate
 
 
 class Server:
     """The other process; it ends with this object."""
 
-    def __init__(self, folder: str, device: torch.device, threads: int) -> None:
+    def __init__(self, folder: str, threads: int) -> None:
         """Start it with the model in `folder`, which may be removed then."""
-        command = [sys.executable, "-m", "models.peers.ctranslate_server", folder]
-        command += [device.type, str(device.index or 0), str(threads)]
+        command = [sys.executable, "-m", "models.peers.ctranslate_server", folder, str(threads)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self.close = weakref.finalize(self, _end, self.process)
         self._receive()
 
     def translate(self, sources: Sequence[Sequence[str]], **options: Any) -> list[tuple[list[str], float]]:
-        """Return the best hypothesis of each source and its score; `options` are those of `translate_batch`."""
+        """Return the best hypothesis of each source and its score; `options` are those of `translate_batch`.
+
+        Raises:
+            MemoryError: there is not enough of it.
+            RuntimeError: the engine has failed, or its process has ended.
+        """
         assert self.process.stdin is not None
         try:
             pickle.dump((sources, options), self.process.stdin)
@@ -101,9 +113,12 @@ class Server:
     def _receive(self) -> Any:
         assert self.process.stdout is not None
         try:
-            return pickle.load(self.process.stdout)
-        except EOFError:
+            answer = pickle.load(self.process.stdout)
+        except (EOFError, pickle.UnpicklingError):
             raise RuntimeError(ENDED) from None
+        if isinstance(answer, str):
+            raise (MemoryError if "memory" in answer else RuntimeError)(f"CTranslate2: {answer}")
+        return answer
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

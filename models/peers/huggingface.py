@@ -11,7 +11,7 @@ from transformers import GenerationConfig, M2M100Config, M2M100ForConditionalGen
 from models.attention import Attention
 from models.interface import BOS, EOS, PAD, Decoded
 from models.layers import Layer, Stack, padding_mask
-from models.peers.peer import Request, decoded
+from models.peers.peer import BANNED, Request, decoded
 
 if TYPE_CHECKING:
     from models.transformer import Transformer
@@ -21,7 +21,7 @@ class HuggingFace:
     """Our model as theirs. Symbols that are never emitted are banned by a bias of the output layer."""
 
     def __init__(self, model: Transformer) -> None:
-        weight = model.embedding.tokens.weight
+        weight = nn.Parameter(model.embedding.tokens.weight.detach().clone())
         vocab_size, dim = weight.shape
         first = model.decoder.layers[0]
         assert isinstance(first, Layer)
@@ -53,7 +53,7 @@ class HuggingFace:
                 peer.model.get_submodule(name).weight = weight
             peer.lm_head.weight = weight
             # Finite, for beam search adds it to sums that it compares.
-            peer.lm_head.bias.copy_(model.output.get_buffer("ban").clamp(min=-1e9))
+            peer.lm_head.bias.copy_(model.output.get_buffer("ban").clamp(min=BANNED))
             for ours, theirs in ((model.encoder.stack, peer.model.encoder), (model.decoder, peer.model.decoder)):
                 _copy_stack(ours, theirs)
                 codes = torch.cat([model.embedding.positions.new_zeros(PAD + 1, dim), model.embedding.positions])
@@ -61,12 +61,16 @@ class HuggingFace:
         self.model = peer.eval()
 
     def decode(self, request: Request) -> Decoded:
-        """Decode to the largest limit of the batch; greedy search gives no scores."""
+        """Decode; greedy search gives no scores.
+
+        A beam goes on to the model's own limit: what it finds must not depend on the others of the batch.
+        """
         beam = request.beam > 1
+        limit = request.longest if beam else int(request.limits.max())
         config = GenerationConfig(
             num_beams=request.beam,
             do_sample=False,
-            max_new_tokens=int(request.limits.max()) + 1,
+            max_new_tokens=limit + 1,
             early_stopping=True if beam else None,
             length_penalty=request.alpha if beam else None,
             return_dict_in_generate=True,
@@ -80,6 +84,12 @@ class HuggingFace:
         result = self.model.generate(request.src, attention_mask=mask, generation_config=config)
         scores = result.sequences_scores.tolist() if beam else [float("nan")] * len(request.src)
         return decoded(result.sequences[:, 1:].tolist(), scores, request)
+
+    def close(self) -> None:
+        """There is nothing but memory."""
+
+
+make = HuggingFace
 
 
 def _copy_stack(ours: Stack, theirs: Any) -> None:

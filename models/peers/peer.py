@@ -16,8 +16,15 @@ if TYPE_CHECKING:
     from models.transformer import Transformer
 
 Engine = Literal["natbench", "huggingface", "ctranslate2"]
-MODULES = {"huggingface": "transformers", "ctranslate2": "ctranslate2"}
+MODULES: dict[str, tuple[str, ...]] = {
+    "huggingface": ("models.peers.huggingface",),
+    "ctranslate2": ("models.peers.ctranslate", "models.peers.ctranslate_server"),
+}
+"""What does it, loaded by name: a change of it does not change the model, and so must not ask for training anew."""
+PACKAGES: dict[str, tuple[str, ...]] = {"huggingface": ("transformers",), "ctranslate2": ("ctranslate2",)}
 """What each engine needs to have installed."""
+BANNED = -1e9
+"""Bias of symbols that are never emitted; minus infinity would make sums that are no numbers."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +36,9 @@ class Request:
     src_len: Tensor
     """[b], at least 1."""
     limits: Tensor
-    """[b] most tokens that each sentence may emit."""
+    """[b] most tokens that each sentence may emit; where they end a sentence, it is cut."""
+    longest: int
+    """Most tokens that any sentence may emit."""
     beam: int
     """1 is greedy."""
     alpha: float
@@ -40,7 +49,11 @@ class Peer(Protocol):
     """An engine that holds a converted model."""
 
     def decode(self, request: Request) -> Decoded:
-        """Decode; scores are nan where the engine does not give any. Outputs beyond a sentence's limit are cut."""
+        """Decode; scores are nan where the engine does not give any."""
+        ...
+
+    def close(self) -> None:
+        """Free what it holds."""
         ...
 
 
@@ -49,31 +62,21 @@ def make_peer(engine: Engine, model: Transformer) -> Peer:
 
     Raises:
         ModuleNotFoundError: the engine is not installed.
+        ValueError: it does not run on the model's device.
     """
-    try:
-        importlib.import_module(MODULES[engine])
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"engine {engine} needs the package {MODULES[engine]}: pip install 'natbench[peers]'"
-        ) from error
-    if engine == "huggingface":
-        from models.peers.huggingface import HuggingFace
-
-        return HuggingFace(model)
-    from models.peers.ctranslate import CTranslate
-
-    return CTranslate(model)
+    made: Peer = importlib.import_module(MODULES[engine][0]).make(model)
+    return made
 
 
 def decoded(outputs: Sequence[Sequence[int]], scores: Sequence[float], request: Request) -> Decoded:
     """Return outputs, each up to its eos and its limit, as a batch on the device of the sources."""
     rows = []
     for output, limit in zip(outputs, request.limits.tolist(), strict=True):
-        tokens = list(output)
-        rows.append(tokens[: tokens.index(EOS) if EOS in tokens else len(tokens)][:limit])
+        ended = list(output).index(EOS) if EOS in output else len(output)
+        rows.append(list(output[: min(ended, limit)]))
     width = max(map(len, rows), default=0)
     device = request.src.device
-    tokens_ = torch.tensor([row + [PAD] * (width - len(row)) for row in rows], dtype=torch.long, device=device)
+    padded = torch.tensor([row + [PAD] * (width - len(row)) for row in rows], dtype=torch.long, device=device)
     lengths = torch.tensor([len(row) for row in rows], dtype=torch.long, device=device)
     steps = lengths + 1  # eos
-    return Decoded(tokens_.view(len(rows), width), lengths, torch.tensor(scores, device=device), steps)
+    return Decoded(padded.view(len(rows), width), lengths, torch.tensor(scores, device=device), steps)

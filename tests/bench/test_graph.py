@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from bench import step_keys
-from bench.errors import DataError
+from bench.errors import DataError, UserError
 from bench.graph import Conditions, build_graph, slug
 from bench.suite import load_suite
 from models import registry
@@ -246,3 +246,20 @@ def test_slugs_are_fit_for_file_names():
     assert slug("beam=5 alpha=0.6") == "beam=5-alpha=0.6"
     assert slug("path/../to: {a,b}") == "path-..-to-a-b"
     assert slug("") == ""
+
+
+def test_what_settings_load_by_name_is_part_of_decoding_and_not_of_training(small, monkeypatch):
+    plain = ids(small().work)
+    settings = type(registry.load_family("ctc").settings())
+    monkeypatch.setattr(settings, "modules", lambda self: ("bench.made_up_engine",))
+    monkeypatch.setattr(settings, "packages", lambda self: ("numpy",))
+    other = ids(small().work)
+    assert {label for label in plain if plain[label] != other[label]} == {
+        label for label in plain if label.startswith("evaluate nat")
+    }
+
+
+def test_a_package_that_is_missing_is_told_before_anything_runs(small, monkeypatch):
+    monkeypatch.setattr(type(registry.load_family("ctc").settings()), "packages", lambda self: ("no_such_engine",))
+    with pytest.raises(UserError, match=r"nat \[.*\] needs the package no_such_engine, which is not installed: pip"):
+        small()

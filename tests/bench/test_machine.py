@@ -43,6 +43,16 @@ def test_the_own_work_is_seen_as_own():
     assert after.wall - before.wall >= 0.2 * 0.5
 
 
+def test_the_work_of_a_process_that_it_started_is_its_own_too():
+    code = "import sys, time\nwhile time.process_time() < 0.3: pass\nprint(flush=True); sys.stdin.read()"
+    before = machine.sample_cpu()
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        child.stdout.readline()
+        after = machine.sample_cpu()
+        child.stdin.close()
+    assert after.own - before.own >= 0.25
+
+
 def test_the_environment_is_json_and_its_fingerprint_tells_conditions_apart():
     one, two = machine.environment("cpu", "float32", 1), machine.environment("cpu", "float32", 2)
     assert json.loads(json.dumps(one)) == one

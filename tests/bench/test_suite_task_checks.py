@@ -143,6 +143,12 @@ def test_a_family_that_cannot_read_a_task_is_refused_there():
         load(text)
 
 
+def test_settings_that_cannot_read_a_task_are_refused_there(monkeypatch):
+    monkeypatch.setattr(NarSettings, "unfit", lambda self, modality: None if modality == "text" else "it reads text")
+    with pytest.raises(SuiteError, match=r"'morse' is speech, and in settings of 'ctc' it reads text"):
+        load(SUITE)
+
+
 def test_roles_that_only_speech_needs():
     without = changed("[base, ctc]", "[base, ctc, other]").replace("family: ctc, teacher: base}\n", "X", 0)
     without = without.replace("name: other, family: ctc", "name: other, family: aligned")

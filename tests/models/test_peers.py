@@ -1,10 +1,8 @@
 """Other engines with our weights: they must give our outputs and scores."""
 
 import gc
-import importlib
 import os
 import signal
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,9 +10,10 @@ from pydantic import ValidationError
 
 from bench.batching import pad_sources
 from bench.passes import observe
+from bench.store import _module_code
 from bench.workload import SourceBatch, System
 from models.interface import EOS, NUM_SPECIAL
-from models.peers.peer import Request, decoded, make_peer
+from models.peers.peer import Request, decoded
 from models.transformer import Config, Settings
 from tests.models.families import SPEC, SPEECH, VOCAB, build, pairs
 
@@ -32,8 +31,7 @@ def model():
         model.output.ban[EOS] = 7.0  # eos ends some, not all
     yield model
     for peer in model.peers.values():
-        if hasattr(peer, "translator"):
-            peer.translator.close()
+        peer.close()
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +96,7 @@ def test_passes_of_another_engine_are_unknown_not_none(model, sources, engine):
 
 
 def test_an_output_is_cut_at_its_eos_and_its_limit():
-    request = Request(torch.zeros(3, 1), torch.ones(3), torch.tensor([2, 5, 5]), 1, 1.0)
+    request = Request(torch.zeros(3, 1), torch.ones(3), torch.tensor([2, 5, 5]), 5, 1, 1.0)
     result = decoded([[7, 8, 9], [7, EOS, 9], []], [0.1, 0.2, 0.3], request)
     assert result.tokens.tolist() == [[7, 8], [7, 0], [0, 0]]
     assert result.lengths.tolist() == [2, 1, 0]
@@ -127,24 +125,61 @@ def test_other_engines_know_the_pre_norm_transformer_alone():
 
 def test_speech_is_refused():
     speech = build("transformer", data=SPEECH)
-    with pytest.raises(ValueError, match="engine huggingface decodes text, not speech"):
+    assert Settings(engine="huggingface").unfit("speech") == "engine huggingface reads text"
+    assert Settings(engine="huggingface").unfit("text") is None is Settings().unfit("speech")
+    with pytest.raises(ValueError, match="engine huggingface reads text, not speech"):
         speech.decode(torch.zeros(1, 8, 6), torch.tensor([8]), Settings(engine="huggingface"))
 
 
-@pytest.mark.parametrize(("engine", "package"), [("huggingface", "transformers"), ("ctranslate2", "ctranslate2")])
-def test_a_missing_package_is_named(monkeypatch, engine, package):
-    def missing(name):
-        raise ModuleNotFoundError(name)
+@pytest.mark.parametrize("engine", PEERS)
+@pytest.mark.parametrize("settings", [{}, BEAM], ids=["greedy", "beam"])
+def test_what_a_peer_gives_does_not_depend_on_the_batch(model, sources, engine, settings):
+    cut = {"engine": engine, "length_ratio": 0.5, "length_extra": 1, **settings}
+    together, batch = decode(model, sources, **cut)
+    for i in range(0, 24, 5):
+        length = int(sources[1][i])
+        alone, single = decode(model, (sources[0][i : i + 1, :length], sources[1][i : i + 1]), **cut)
+        assert alone == [together[i]]
+        if settings:
+            torch.testing.assert_close(single.scores[0], batch.scores[i], atol=1e-4, rtol=1e-4)
 
-    monkeypatch.setattr(importlib, "import_module", missing)
-    with pytest.raises(ModuleNotFoundError, match=rf"engine {engine} needs the package {package}: .*natbench\[peers\]"):
-        make_peer(engine, SimpleNamespace())
+
+def test_an_engine_is_no_part_of_the_model(model):
+    """A change of an engine must not ask for training anew, and must ask for decoding anew."""
+    assert not any("peers" in name for name in modules_of("models.transformer") - {"models.peers.peer"})
+    for engine, server in (("huggingface", False), ("ctranslate2", True)):
+        settings = Settings(engine=engine)
+        assert settings.packages() == ({"huggingface": "transformers"}.get(engine, engine),)
+        found = modules_of(*settings.modules())
+        assert ("models.peers.ctranslate_server" in found) == server
+    assert Settings().modules() == Settings().packages() == ()
+
+
+def modules_of(*names):
+    """Modules of ours that these import, themselves among them, as keys of artifacts see them."""
+    seen, left = set(), list(names)
+    while left:
+        name = left.pop()
+        if name not in seen:
+            seen.add(name)
+            left += [n for n in _module_code(name, ("bench", "models"))[1] if n.startswith("models")]
+    return seen
+
+
+def test_an_error_in_the_other_process_is_told_and_the_next_request_is_answered(sources):
+    model = build("transformer")
+    expected, _ = decode(model, sources, engine="ctranslate2")
+    server = model.peers["ctranslate2"].server
+    with pytest.raises(RuntimeError, match=r"CTranslate2: ValueError: The beam size"):
+        server.translate([["9"]], beam_size=0)
+    assert decode(model, sources, engine="ctranslate2")[0] == expected
+    model.peers["ctranslate2"].close()
 
 
 def test_the_process_of_ctranslate2_ends_with_its_model(sources):
     model = build("transformer")
     decode(model, sources, engine="ctranslate2")
-    process = model.peers["ctranslate2"].translator.process
+    process = model.peers["ctranslate2"].server.process
     assert process.poll() is None
     del model
     gc.collect()
@@ -154,9 +189,10 @@ def test_the_process_of_ctranslate2_ends_with_its_model(sources):
 def test_a_process_that_dies_is_reported(sources):
     model = build("transformer")
     decode(model, sources, engine="ctranslate2")
-    server = model.peers["ctranslate2"].translator
+    server = model.peers["ctranslate2"].server
     os.kill(server.process.pid, signal.SIGKILL)
     server.process.wait()
     with pytest.raises(RuntimeError, match="process of CTranslate2 ended"):
         decode(model, sources, engine="ctranslate2")
-    server.close()
+    assert decode(model, sources, engine="ctranslate2")[0], "another one was started"
+    model.peers["ctranslate2"].close()
