@@ -12,15 +12,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any
 
-from bench.errors import UserError
+from bench.cell_needs import modules_of, packages_of
 from bench.preparation import build_task
 from bench.step_keys import HOUR, make_step, timing_time, training_time
 from bench.steps import Step, role_key
 from bench.suite import Cell, Filled, Suite, TaskEntry, TrainedModel, model_id
-from models.interface import Options
 from models.registry import family_module, load_family
 
 StepId = tuple[str, str]
@@ -146,9 +144,9 @@ class Graph:
             sorted(
                 {family_module(c.cell.model.family) for c in cells}
                 | {companion.module for c in cells for companion in c.companions.values()}
-                | {module for c in cells for module in _settings(c.cell).modules()}
+                | {module for c in cells for module in modules_of(c.cell)}
             ),
-            packages=[package for c in cells for package in _packages(c.cell)],
+            packages=[package for c in cells for package in packages_of(c.cell)],
             extra={"machine": conditions.machine},
             label=f"measure speed on {task.name} ({len(cells)} cells)",
             alone=True,
@@ -316,44 +314,21 @@ class _Builder:
             **self.where,
         }
         roles = {role_key(role): c.step.id for role, c in companions.items()}
+        modules = [family_module(model.family), _task_module(model.task), *modules_of(cell)]
+        modules += [companion.module for companion in companions.values()]
         evaluation = self._add(
             make_step(
                 "evaluate",
                 spec,
                 {"data": trained.parents["data"], "model": trained.id, **roles},
-                [
-                    family_module(model.family),
-                    _task_module(model.task),
-                    *(c.module for c in companions.values()),
-                    *_settings(cell).modules(),
-                ],
-                packages=_packages(cell),
+                modules,
+                packages=packages_of(cell),
                 label=f"evaluate {_describe(model, cell.settings_label)}",
                 threads=model.train.threads,
             )
         )
         name = cell_id(model.system, model.data, model.seed, cell.settings_label)
         return CellSteps(name, cell, self.prepares[model.task.name], trained, evaluation, companions)
-
-
-def _settings(cell: Cell) -> Options:
-    return load_family(cell.model.family).settings(**cell.settings)
-
-
-def _packages(cell: Cell) -> tuple[str, ...]:
-    """Return the packages beyond the usual ones that decoding a cell needs.
-
-    Raises:
-        UserError: one is not installed.
-    """
-    needed = _settings(cell).packages()
-    for package in needed:
-        if find_spec(package) is None:
-            raise UserError(
-                f"{cell.model.system} [{cell.settings_label}] needs the package {package}, which is not installed: "
-                f"pip install -e '.[peers]', or leave it out with --only"
-            )
-    return needed
 
 
 def cell_id(system: str, data: str, seed: int | None, settings: str) -> str:

@@ -245,7 +245,8 @@ def test_presenting_loads_no_torch():
 
 def test_dependencies_are_those_that_are_imported():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    declared = {re.split(r"[^A-Za-z0-9_-]", dependency)[0] for dependency in project["dependencies"]}
+    dependencies = [*project["dependencies"], *project["optional-dependencies"]["peers"]]
+    declared = {re.split(r"[^A-Za-z0-9_-]", dependency)[0] for dependency in dependencies}
     tree = Tree(ROOT)
     imported = {module.split(".", maxsplit=1)[0] for imports in tree.imports.values() for module in imports}
     assert {DISTRIBUTIONS.get(name, name) for name in imported - sys.stdlib_module_names - {*PACKAGES}} == declared

@@ -9,7 +9,7 @@ import tempfile
 import weakref
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,10 +19,7 @@ from torch import Tensor
 from models.attention import Attention
 from models.interface import BOS, EOS, UNK, Decoded
 from models.layers import Layer, Stack
-from models.peers.peer import BANNED, Request, decoded
-
-if TYPE_CHECKING:
-    from models.transformer import Transformer
+from models.peers.peer import BANNED, EncoderDecoder, Request, decoded
 
 ENDED = "the process of CTranslate2 ended"
 
@@ -30,7 +27,7 @@ ENDED = "the process of CTranslate2 ended"
 class CTranslate:
     """Our model as theirs, in float32; tokens are the ids, written as strings."""
 
-    def __init__(self, model: Transformer) -> None:
+    def __init__(self, model: EncoderDecoder) -> None:
         device = model.embedding.tokens.weight.device
         if device.type != "cpu":
             raise ValueError(f"engine ctranslate2 runs on the CPU here, not on {device}")

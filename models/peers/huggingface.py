@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,16 +11,13 @@ from transformers import GenerationConfig, M2M100Config, M2M100ForConditionalGen
 from models.attention import Attention
 from models.interface import BOS, EOS, PAD, Decoded
 from models.layers import Layer, Stack, padding_mask
-from models.peers.peer import BANNED, Request, decoded
-
-if TYPE_CHECKING:
-    from models.transformer import Transformer
+from models.peers.peer import BANNED, EncoderDecoder, Request, decoded
 
 
 class HuggingFace:
     """Our model as theirs. Symbols that are never emitted are banned by a bias of the output layer."""
 
-    def __init__(self, model: Transformer) -> None:
+    def __init__(self, model: EncoderDecoder) -> None:
         weight = nn.Parameter(model.embedding.tokens.weight.detach().clone())
         vocab_size, dim = weight.shape
         first = model.decoder.layers[0]

@@ -5,15 +5,15 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
+from models.encoder import SourceEncoder
 from models.interface import EOS, PAD, Decoded
-
-if TYPE_CHECKING:
-    from models.transformer import Transformer
+from models.layers import Embedding, Stack
+from models.output import OutputLayer
 
 Engine = Literal["natbench", "huggingface", "ctranslate2"]
 MODULES: dict[str, tuple[str, ...]] = {
@@ -25,6 +25,15 @@ PACKAGES: dict[str, tuple[str, ...]] = {"huggingface": ("transformers",), "ctran
 """What each engine needs to have installed."""
 BANNED = -1e9
 """Bias of symbols that are never emitted; minus infinity would make sums that are no numbers."""
+
+
+class EncoderDecoder(Protocol):
+    """The model that is converted: an autoregressive Transformer with one embedding."""
+
+    embedding: Embedding
+    encoder: SourceEncoder
+    decoder: Stack
+    output: OutputLayer
 
 
 @dataclass(frozen=True)
@@ -57,7 +66,7 @@ class Peer(Protocol):
         ...
 
 
-def make_peer(engine: Engine, model: Transformer) -> Peer:
+def make_peer(engine: Engine, model: EncoderDecoder) -> Peer:
     """Convert `model` for `engine`.
 
     Raises:

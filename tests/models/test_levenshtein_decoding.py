@@ -54,10 +54,10 @@ class Script:
         return states[:, :-1, 2 : 2 + self.WIDEST + 1].clone()
 
     class output:  # noqa: N801
-        weight = torch.zeros(VOCAB, 1)
-
-        def __new__(cls, states):
-            return states[..., -VOCAB:]
+        @staticmethod
+        def most_probable(states):
+            best, ids = states[..., -VOCAB:].log_softmax(-1).max(-1)
+            return ids, best
 
 
 class Unread:
