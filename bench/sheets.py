@@ -120,21 +120,19 @@ def status(cell: Cell, notes: Notes | None = None) -> str:
 def task_sheets(task: TaskResults, notes: Notes) -> list[Sheet]:
     """Return the tables of one task: an overview, then what does not fit there, and the models' training."""
     names = ["System", "Family", "Trained on", "Settings"]
-    return [
-        sheet.without_empty_columns()
-        for sheet in (
-            _overview(task, names, notes),
-            *_by_subset(task, names, notes),
-            _speedups(task, names, notes),
-            _latency(task, names, notes),
-            _cost(task, names, notes),
-            _parallelism(task),
-            _diagnostics(task, names, notes),
-            _by_seed(task),
-            _training(task, notes),
-        )
-        if sheet.rows and sheet.header[sheet.num_names :]
-    ]
+    sheets = (
+        _overview(task, names, notes),
+        *_by_subset(task, names, notes),
+        _speedups(task, names, notes),
+        _latency(task, names, notes),
+        _cost(task, names, notes),
+        _parallelism(task),
+        _diagnostics(task, names, notes),
+        _by_seed(task),
+        _training(task, notes),
+    )
+    full = (sheet.without_empty_columns() for sheet in sheets)
+    return [sheet for sheet in full if sheet.rows and sheet.header[sheet.num_names :]]
 
 
 def _overview(task: TaskResults, names: list[str], notes: Notes) -> Sheet:

@@ -273,3 +273,9 @@ def test_tables_have_the_cost_of_each_batch_size():
     page = render_markdown(records)
     assert "FLOPs/token, batch 1 | Bytes moved/token, batch 1 | Share of the roofline (%), batch 1" in page
     assert "1.50 G | 250 M | 61.5 [60.0, 63.0]" in page
+
+
+def test_a_table_of_names_alone_is_left_out():
+    page = render_markdown([record(AR, "tokens_per_second", 100.0, "tokens/s", batch_size=1)])
+    assert "Cost and roofline" not in page
+    assert "Models and their training" not in page
