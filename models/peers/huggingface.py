@@ -13,6 +13,9 @@ from models.interface import BOS, EOS, PAD, Decoded
 from models.layers import Layer, Stack, padding_mask
 from models.peers.peer import BANNED, EncoderDecoder, Request, decoded
 
+SYMBOLS = {"pad_token_id": PAD, "bos_token_id": BOS, "eos_token_id": EOS, "decoder_start_token_id": BOS}
+"""What they call ours; a model is told, and each search again."""
+
 
 class HuggingFace:
     """Our model as theirs. Symbols that are never emitted are banned by a bias of the output layer."""
@@ -35,10 +38,7 @@ class HuggingFace:
             decoder_ffn_dim=hidden,
             activation_function="relu",
             scale_embedding=True,
-            pad_token_id=PAD,
-            bos_token_id=BOS,
-            eos_token_id=EOS,
-            decoder_start_token_id=BOS,
+            **SYMBOLS,
             tie_word_embeddings=True,
             attn_implementation="sdpa",
         )
@@ -72,10 +72,7 @@ class HuggingFace:
             length_penalty=request.alpha if beam else None,
             return_dict_in_generate=True,
             output_scores=beam,
-            pad_token_id=PAD,
-            bos_token_id=BOS,
-            eos_token_id=EOS,
-            decoder_start_token_id=BOS,
+            **SYMBOLS,
         )
         mask = padding_mask(request.src_len, request.src.shape[1]).long()
         result = self.model.generate(request.src, attention_mask=mask, generation_config=config)
