@@ -13,8 +13,9 @@ from models.interface import Options
 class Budget(Options):
     """How long to train: a number of target tokens or of minutes; exactly one is set."""
 
-    target_tokens: int | None = Field(None, gt=0)
-    """Target tokens to train on (padding and eos not counted); gives the same run on every visit."""
+    target_tokens: int | None = Field(None, ge=0)
+    """Target tokens to train on (padding and eos not counted); gives the same run on every visit. 0 leaves the weights
+    as they were drawn, for suites that measure speed alone (see `output_length` in the settings of a family)."""
     minutes: float | None = Field(None, gt=0)
     """Minutes of training, development-set decoding included: of CPU time if it has one CPU thread, which other
     processes do not shorten, else of the wall clock. How far it gets depends on the machine."""
@@ -24,6 +25,11 @@ class Budget(Options):
         if (self.target_tokens is None) == (self.minutes is None):
             raise ValueError("set exactly one of target_tokens and minutes")
         return self
+
+    @property
+    def none(self) -> bool:
+        """Whether there is no training at all."""
+        return self.target_tokens == 0
 
 
 class SpecAugment(Options):
@@ -133,6 +139,9 @@ class SpeedConfig(Options):
     """Batch sizes, rising; one that does not fit in memory becomes a record with status oom."""
     sentences: int = Field(160, ge=1)
     """Test sentences (a fixed random sample) in each timed round."""
+    max_batches: int | None = Field(None, ge=1)
+    """Batches of each size in a timed round, evenly over the sample sorted by length; all of them by default. Small
+    batches of many sentences take long."""
     min_seconds: float = Field(2.0, ge=0)
     """Least time spent on each cell and batch size, warm-up apart."""
     min_runs: int = Field(8, ge=2)
@@ -141,6 +150,8 @@ class SpeedConfig(Options):
     """Once every cell has min_runs rounds, stop at this much measuring time even if min_seconds is not reached."""
     roofline: bool = False
     """Whether to count the arithmetic and the bytes of decoding, and compare its time with what they must take."""
+    breakdown: bool = False
+    """Whether to time the parts of decoding too: encoder, decoder, output layer, companions and the rest."""
     threads: int | None = Field(None, ge=1)
     """CPU threads while timing; all cores by default."""
 

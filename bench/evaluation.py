@@ -55,7 +55,12 @@ def run(spec: dict[str, Any], folder: Path, parents: dict[str, Path], progress: 
     ]
     write_atomically(folder / "hypotheses.jsonl", "\n".join(lines) + "\n")
     scores = scores_of(task, hypotheses, examples, config.bootstrap_samples)
-    likelihoods = log_likelihoods(model, pairs, config.batch_size, spec["dtype"])
+    if getattr(settings, "output_length", "model") == "source":
+        # Tables say so by this; see `bench.protocol`.
+        scores = [
+            replace(s, signature=f"{s.signature}|length:source") if s.metric == "length_ratio" else s for s in scores
+        ]
+    likelihoods = log_likelihoods(model, pairs, config.batch_size, spec["dtype"]) if task.likelihood else None
     if likelihoods is not None:
         lengths = np.array([len(p.target) for p in pairs])
         possible = np.isfinite(likelihoods)

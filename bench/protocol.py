@@ -12,6 +12,8 @@ BUDGET_TOLERANCE = 0.02
 """Training budgets that differ by less count as equal: the last batch may overshoot."""
 INIT = "init:"
 """How the signature of a training begins that started from the encoder of another system, whose name follows."""
+FIXED_LENGTH = "|length:source"
+"""How the signature of the length ratio ends if outputs were made as long as their sources."""
 BUSY = 10.0
 """Share of a CPU core, in %, above which other processes make times doubtful."""
 
@@ -111,6 +113,13 @@ def _warnings(task: TaskResults, speed: list[Record]) -> list[str]:
     if started:
         origins = "; ".join(f"{_and(systems)} from {origin}" for origin, systems in started.items())
         lines.append(f"Start from the encoder of a trained system, whose budget is not counted in theirs: {origins}.")
+    if any(r.metric == "length_ratio" and r.signature.endswith(FIXED_LENGTH) for r in task.records):
+        lines.append(
+            "Outputs are as long as their sources, whatever the models say of ends and lengths, and decoders that stop "
+            "early make all their rounds."
+        )
+    if any(r.metric == "train_tokens" and r.value == 0 for r in task.records):
+        lines.append("Models with 0 target tokens are not trained: only times, passes and costs mean anything.")
     if any(r.metric == "roofline_fraction" and r.value is not None for r in speed):
         lines.append(
             "Share of the roofline: the least time for the floating-point operations and bytes of matrix products, "

@@ -64,7 +64,7 @@ SPEED = (
     *("tied_outputs",),
     *("encoder_passes", "decoder_passes", "companion_passes"),
     *("tokens_per_pass", "aup", "iterations"),
-    *("flops_per_token", "bytes_per_token", "roofline_fraction"),
+    *("flops_per_token", "bytes_per_token", "roofline_fraction", "time_share"),
 )
 
 

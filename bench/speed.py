@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from bench import machine
+from bench.breakdown import break_down
 from bench.checkpoint import inference, load_companions, load_model
 from bench.configs import SpeedConfig
 from bench.errors import reason_of
@@ -28,11 +29,11 @@ from bench.language_model import give_language_model
 from bench.passes import Observation, observe
 from bench.preparation import PreparedData
 from bench.roofline import Bound, Roof, bound_of, measure_roof
-from bench.speed_rows import Measured, measurements
+from bench.speed_rows import Measured, Sample, measurements
 from bench.steps import CURRENT, EXCLUDED, Progress, StepFailure, role_key, write_json
 from bench.store import write_atomically
 from bench.timing import Clock, Point, Timing, due, round_order, share_done, time_each, warm_up
-from bench.workload import SourceBatch, System, draw_sample, make_batches, read_hypotheses
+from bench.workload import SourceBatch, System, draw_sample, make_workload, read_hypotheses, spread
 from models.interface import Model
 from models.registry import load_family
 
@@ -89,11 +90,14 @@ class Session:
         self.hypotheses = [read_hypotheses(parents[f"hypotheses{i}"]) for i in range(len(spec["cells"]))]
         decoded_by_all = set.intersection(*map(set, self.hypotheses))
         self.sample = draw_sample(self.data, spec["split"], decoded_by_all, self.config.sentences)
-        self.batches = {size: make_batches(self.sample, size) for size in {1, *self.config.batch_sizes}}
+        self.work = {
+            size: make_workload(self.sample, size, self.config.max_batches) for size in {1, *self.config.batch_sizes}
+        }
         self.points = [Point(cell["id"], size) for cell in spec["cells"] for size in self.config.batch_sizes]
         self.systems: dict[str, System] = {}
         self.observations: dict[str, Observation] = {}
         self.bounds: dict[Point, Bound] = {}
+        self.shares: dict[Point, dict[str, float]] = {}
         self.roofs: dict[int, Roof] = {}
         """By the bytes of a model's weights."""
         self.journal = Journal(folder / JOURNAL, self.environment["fingerprint"])
@@ -120,7 +124,7 @@ class Session:
                 scored = [self.hypotheses[i][sentence.id] for sentence in self.sample]
                 system = System(model, settings, scored, self.data.data_spec, self.device)
                 with inference(self.device, self.dtype):
-                    self.observations[cell["id"]] = observe(system, self.batches[1])
+                    self.observations[cell["id"]] = observe(system, self.work[1].batches)
                 self.systems[cell["id"]] = system
 
     def _model(self, i: int, cell: dict[str, Any], loaded: dict[str, Model]) -> Model:
@@ -140,23 +144,30 @@ class Session:
             if point in self.live:
                 self.progress(done=0.0, stage=f"warming up {point.cell} at batch {point.batch_size}")
                 with self._charged(point.cell, point.batch_size):
-                    system, batches = self.systems[point.cell], self.batches[point.batch_size]
-                    batches = [batches[i] for i in spread(len(batches), WARM_UP_BATCHES)]
-                    warm_up(lambda: sum(self._each(system, batches)))  # noqa: B023 - called in this very turn
+                    system, batches = self.systems[point.cell], self.work[point.batch_size].batches
+                    chosen = [batches[i] for i in spread(len(batches), WARM_UP_BATCHES)]
+                    warm_up(lambda: sum(self._each(system, chosen)))  # noqa: B023 - called in this very turn
 
     def count(self) -> None:
-        """Count what decoding must cost, if that is asked for."""
-        for point in self.live if self.config.roofline else ():
+        """Count what decoding must cost, and time its parts, if that is asked for."""
+        for point in self.live if self.config.roofline or self.config.breakdown else ():
             if point.cell in self.systems and not self.systems[point.cell].settings.by_own_modules():
                 continue
             self.progress(done=0.0, stage=f"counting {point.cell} at batch {point.batch_size}")
             with self._charged(point.cell, point.batch_size):
-                system, batches = self.systems[point.cell], self.batches[point.batch_size]
-                size = system.weight_bytes()
-                if size not in self.roofs:
-                    self.roofs[size] = measure_roof(self.device, self.dtype, size, self.synchronise)
+                system, batches = self.systems[point.cell], self.work[point.batch_size].batches
                 chosen = spread(len(batches), COUNTED_BATCHES)
-                self.bounds[point] = bound_of(system, batches, chosen, self.roofs[size])
+                if self.config.breakdown:
+                    some = [batches[i] for i in chosen]
+                    self.shares[point] = break_down(system, some, self.clock, self.synchronise)
+                if self.config.roofline:
+                    self.bounds[point] = bound_of(system, batches, chosen, self._roof(system.weight_bytes()))
+
+    def _roof(self, weight_bytes: int) -> Roof:
+        """Return what the device can do with weights of this size; measured once."""
+        if weight_bytes not in self.roofs:
+            self.roofs[weight_bytes] = measure_roof(self.device, self.dtype, weight_bytes, self.synchronise)
+        return self.roofs[weight_bytes]
 
     def _each(self, system: System, batches: Sequence[SourceBatch]) -> list[int]:
         return time_each(system.decode, batches, self.clock, self.synchronise)[0]
@@ -175,13 +186,13 @@ class Session:
             self.journal.complete(index)
 
     def _time(self, point: Point, index: int) -> Timing:
-        system, batches = self.systems[point.cell], self.batches[point.batch_size]
+        system, work = self.systems[point.cell], self.work[point.batch_size]
         on_cuda = self.device.startswith("cuda")
         if on_cuda:
             torch.cuda.reset_peak_memory_stats(self.device)
             held = torch.cuda.memory_allocated(self.device)
         before = machine.sample_cpu()
-        durations, outputs = time_each(system.decode, batches, self.clock, self.synchronise)
+        durations, outputs = time_each(system.decode, work.batches, self.clock, self.synchronise)
         after = machine.sample_cpu()
         # Other models lie on the device too: what decoding added counts, and this model's own weights.
         peak = torch.cuda.max_memory_allocated(self.device) - held + system.weight_bytes() if on_cuda else None
@@ -190,7 +201,7 @@ class Session:
             point=point,
             durations=tuple(durations),
             tokens=tuple(output.emitted() for output in outputs),
-            tied=system.count_ties(outputs),
+            tied=system.count_ties(outputs, work.indices),
             wall=after.wall - before.wall,
             foreign=after.foreign_since(before),
             peak_memory=peak,
@@ -200,12 +211,12 @@ class Session:
         )
 
     def _time_parts(self, outputs: list[list[int]]) -> dict[str, int]:
-        """Return the nanoseconds of turning the sample into ids or features, and `outputs` into text."""
+        """Return the nanoseconds of turning what batch 1 decodes into ids or features, and `outputs` into text."""
 
         def total(work: Callable[[Any], Any], inputs: Sequence[Any]) -> int:
             return sum(time_each(work, inputs, self.clock, lambda: None)[0])
 
-        examples = [sentence.example for sentence in self.sample]
+        examples = [self.sample[i].example for i in self.work[1].indices]
         if self.data.speech:
             before = {"features": total(self.data.extractor, [self.data.waveform(e) for e in examples])}
         else:
@@ -218,20 +229,27 @@ class Session:
             cells=self.spec["cells"],
             references=self.spec["references"],
             points=self.points,
-            num_sentences=len(self.sample),
+            samples={size: self._counted(work.indices) for size, work in self.work.items()},
             timings=self.journal.timings,
             failures=self.journal.failures,
             observations=self.observations,
-            audio_seconds=sum(float(s.example.tags["seconds"]) for s in self.sample) if self.data.speech else None,
             bounds=self.bounds,
+            shares=self.shares,
         )
         environment = {**self.environment, "sentences": len(self.sample), "split": self.spec["split"]}
+        if self.config.max_batches is not None:
+            environment["max_batches"] = self.config.max_batches
         if self.roofs:
             environment["roofs"] = [{"weight_bytes": size, **asdict(roof)} for size, roof in self.roofs.items()]
         write_json(
             self.folder / "measurements.json", {"measurements": measurements(measured), "environment": environment}
         )
         write_atomically(self.folder / "latencies.csv", self._latencies(measured))
+
+    def _counted(self, indices: Sequence[int]) -> Sample:
+        """Return how much the sentences `indices` of the sample are."""
+        seconds = [float(self.sample[i].example.tags["seconds"]) for i in indices] if self.data.speech else None
+        return Sample(len(indices), None if seconds is None else sum(seconds))
 
     def _latencies(self, measured: Measured) -> str:
         """Return every single-sentence time of the points that stand, as CSV."""
@@ -240,8 +258,8 @@ class Session:
         writer.writerow(["cell", "sentence", "round", "milliseconds", "tokens"])
         for point in self.points:
             for timing in measured.of(point) if point.batch_size == 1 else []:
-                for sentence, duration, tokens in zip(self.sample, timing.durations, timing.tokens, strict=True):
-                    writer.writerow([point.cell, sentence.id, timing.round, duration / 1e6, tokens])
+                for i, duration, tokens in zip(self.work[1].indices, timing.durations, timing.tokens, strict=True):
+                    writer.writerow([point.cell, self.sample[i].id, timing.round, duration / 1e6, tokens])
         return text.getvalue()
 
     @contextmanager
@@ -272,13 +290,6 @@ class Session:
                 self.journal.fail(point, failure)
             elif failure.status == "oom" and point.batch_size > batch_size:
                 self.journal.fail(point, Failure("oom", f"out of memory at batch {batch_size} already"))
-
-
-def spread(size: int, count: int) -> list[int]:
-    """Return at most `count` numbers below `size`, evenly over them, the first and the last among them."""
-    if size <= count:
-        return list(range(size))
-    return [round(i * (size - 1) / (count - 1)) for i in range(count)]
 
 
 def failure_of(error: Exception) -> Failure:

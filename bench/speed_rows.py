@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,15 @@ BOOTSTRAP_SAMPLES = 1000
 
 
 @dataclass(frozen=True)
+class Sample:
+    """What a round decodes at a batch size."""
+
+    sentences: int
+    audio_seconds: float | None = None
+    """Duration of its audio; None for text."""
+
+
+@dataclass(frozen=True)
 class Measured:
     """All that was measured."""
 
@@ -39,15 +48,16 @@ class Measured:
     references: Sequence[str]
     """Ids of the cells that speed-ups are taken over."""
     points: Sequence[Point]
-    num_sentences: int
+    samples: Mapping[int, Sample]
+    """By batch size."""
     timings: Sequence[Timing]
     failures: dict[Point, Failure]
     observations: dict[str, Observation]
     """By cell."""
-    audio_seconds: float | None = None
-    """Duration of the sample's audio; None for text."""
     bounds: dict[Point, Bound] = field(default_factory=dict)
     """What decoding must cost at the least, where it was counted."""
+    shares: dict[Point, dict[str, float]] = field(default_factory=dict)
+    """The parts of its time in %, where they were timed."""
 
     def of(self, point: Point) -> list[Timing]:
         """Return the timings of `point`, by round; none count of a point that has failed."""
@@ -71,20 +81,23 @@ def measurements(measured: Measured) -> list[Row]:
 def _point_rows(measured: Measured, point: Point) -> list[Row]:
     make = _maker(point, measured.failures.get(point))
     timings = measured.of(point)
+    sample = measured.samples[point.batch_size]
     seconds = np.array([t.nanoseconds / 1e9 for t in timings])
     tokens = np.array([sum(t.tokens) for t in timings])
     rows = [
         _median(make, "tokens_per_second", tokens / seconds, "tokens/s"),
-        _median(make, "sentences_per_second", measured.num_sentences / seconds, "sentences/s"),
+        _median(make, "sentences_per_second", sample.sentences / seconds, "sentences/s"),
     ]
     if point.batch_size == 1:
-        rows += _latency_rows(make, timings, measured.num_sentences)
-        rows += _part_rows(make, measured, timings)
-    rows += _real_time_rows(make, measured, timings, point)
+        rows += _latency_rows(make, timings, sample.sentences)
+        rows += _part_rows(make, sample, timings)
+    rows += _real_time_rows(make, sample, timings, point)
     rows += _bound_rows(make, timings, measured.bounds.get(point))
+    shares = measured.shares.get(point, {}) if timings else {}
+    rows += [make("time_share", share, "%", part=part) for part, share in shares.items()]
     if timings:
         rows += [
-            make("tied_outputs", max(t.tied for t in timings), "sentences", n=measured.num_sentences),
+            make("tied_outputs", max(t.tied for t in timings), "sentences", n=sample.sentences),
             _foreign_row(make, timings),
         ]
         peaks = [t.peak_memory for t in timings if t.peak_memory is not None]
@@ -125,32 +138,32 @@ def _percentile_interval(milliseconds: FloatArray, percentile: int) -> Interval:
     return Interval(float(low), float(high))
 
 
-def _part_rows(make: Callable[..., Row], measured: Measured, timings: Sequence[Timing]) -> list[Row]:
+def _part_rows(make: Callable[..., Row], sample: Sample, timings: Sequence[Timing]) -> list[Row]:
     """Mean time per sentence of decoding and of what surrounds it, and their sum."""
     return [
-        _median(make, "seconds_per_sentence", nanoseconds / 1e6 / measured.num_sentences, "ms", part=part)
-        for part, nanoseconds in _parts(measured, timings).items()
+        _median(make, "seconds_per_sentence", nanoseconds / 1e6 / sample.sentences, "ms", part=part)
+        for part, nanoseconds in _parts(sample, timings).items()
     ]
 
 
-def _parts(measured: Measured, timings: Sequence[Timing]) -> dict[str, FloatArray]:
+def _parts(sample: Sample, timings: Sequence[Timing]) -> dict[str, FloatArray]:
     """Return the nanoseconds of each part in each round, in the order in which a user waits for them, and their sum."""
-    before = "tokenise" if measured.audio_seconds is None else "features"
+    before = "tokenise" if sample.audio_seconds is None else "features"
     rounds = [{before: t.parts[before], "decode": t.nanoseconds, "detokenise": t.parts["detokenise"]} for t in timings]
     parts = {name: np.array([float(r[name]) for r in rounds]) for name in (before, "decode", "detokenise")}
     parts["end_to_end"] = np.array([float(sum(r.values())) for r in rounds])
     return parts
 
 
-def _real_time_rows(make: Callable[..., Row], measured: Measured, timings: Sequence[Timing], point: Point) -> list[Row]:
+def _real_time_rows(make: Callable[..., Row], sample: Sample, timings: Sequence[Timing], point: Point) -> list[Row]:
     """Processing time over the duration of the audio: of decoding, and sentence by sentence of all parts together."""
-    if measured.audio_seconds is None:
+    if sample.audio_seconds is None:
         return []
     scopes = {"decode": np.array([float(t.nanoseconds) for t in timings])}
     if point.batch_size == 1:
-        scopes["end_to_end"] = _parts(measured, timings)["end_to_end"]
+        scopes["end_to_end"] = _parts(sample, timings)["end_to_end"]
     return [
-        _median(make, "real_time_factor", nanoseconds / 1e9 / measured.audio_seconds, "", part=part)
+        _median(make, "real_time_factor", nanoseconds / 1e9 / sample.audio_seconds, "", part=part)
         for part, nanoseconds in scopes.items()
     ]
 

@@ -220,7 +220,8 @@ def load_suite(path: Path, overrides: Sequence[str] = ()) -> Suite:
 
     file = problems.salvage(SuiteFile, content, ())
     tasks = read_tasks(file.get("tasks", []), problems)
-    systems = SystemReader(file.get("systems", []), file.get("backbone", {}), content.get("train"), tasks, problems)
+    shared = {section: file.get(section, {}) for section in ("backbone", "decoding")}
+    systems = SystemReader(file.get("systems", []), shared, content.get("train"), tasks, problems)
     check_tasks(tasks, systems.drafts, problems)
     references = systems.references(file.get("references"))
     if problems:

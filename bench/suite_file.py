@@ -25,6 +25,8 @@ class SuiteFile(Options):
     """Tasks, each a name or a mapping of `task`, an optional `name`, and the task's options."""
     backbone: dict[str, Any] = Field(default_factory=dict)
     """Config values for every system whose family has the field; a system's own config wins."""
+    decoding: dict[str, Any] = Field(default_factory=dict)
+    """Settings of every system whose family has the field; an entry of a system's own settings wins."""
     train: TrainConfig
     """The training recipe of all systems."""
     distill: DistillConfig = DistillConfig()

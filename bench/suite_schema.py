@@ -77,8 +77,10 @@ def suite_json_schema() -> JsonSchema:
     properties["tasks"]["items"] = _task_schema(defs)
     properties["systems"]["items"] = _system_schema(defs)
     properties["references"]["anyOf"][0]["items"] = _schema_of(ReferenceSection, "reference", defs)
-    fields = sorted({name for family in families.built_in_families().values() for name in family.config.model_fields})
-    properties["backbone"]["properties"] = {name: _shared_field(name, defs) for name in fields}
+    for section, kind in (("backbone", "config"), ("decoding", "settings")):
+        options = [getattr(family, kind) for family in families.built_in_families().values()]
+        fields = sorted({name for each in options for name in each.model_fields})
+        properties[section]["properties"] = {name: _shared_field(name, kind, defs) for name in fields}
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "natbench suite",
@@ -150,11 +152,14 @@ def _by_value(key: str, branches: dict[str, JsonSchema]) -> list[JsonSchema]:
     ]
 
 
-def _shared_field(name: str, defs: dict[str, JsonSchema]) -> JsonSchema:
-    """Return what a backbone may have as `name`: what any of the families that know the field takes."""
+def _shared_field(name: str, of: str, defs: dict[str, JsonSchema]) -> JsonSchema:
+    """Return what may be given to all systems as `name`: what any of the families takes that have it.
+
+    of: whether it is a field of their `config` or their `settings`.
+    """
     kinds: list[dict[str, Any]] = []
     for family in families.built_in_families():
-        field = defs[f"{family}-config"]["properties"].get(name)
+        field = defs[f"{family}-{of}"]["properties"].get(name)
         if field is not None:
             kind = {key: value for key, value in field.items() if key != "default"}
             if kind not in kinds:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from bench.configs import TrainConfig
 from bench.errors import reason_of
+from bench.settings_labels import settings_labels
 from bench.suite_companions import TEACHER, Companion, read_companions
 from bench.suite_families import contract_problems, label_problems
 from bench.suite_file import ReferenceSection, SystemSection
@@ -116,11 +117,17 @@ class SystemReader:
     """Reads the suite's `systems`, and what refers to them."""
 
     def __init__(
-        self, items: list[Any], backbone: dict[str, Any], train: Any, tasks: Sequence[TaskEntry], problems: Problems
+        self,
+        items: list[Any],
+        shared: Mapping[str, dict[str, Any]],
+        train: Any,
+        tasks: Sequence[TaskEntry],
+        problems: Problems,
     ) -> None:
+        """Read `items`; `shared`: values for all families that have the fields, of `backbone` and `decoding`."""
         self.problems = problems
         self.tasks = tasks
-        self.backbone = backbone
+        self.shared = shared
         # Without a recipe to depart from, departures are still checked, with any valid budget.
         self.suite_train = train if isinstance(train, dict) else {"budget": {"minutes": 1}}
         self.drafts = [self._draft(item, ("systems", index)) for index, item in enumerate(items)]
@@ -130,7 +137,8 @@ class SystemReader:
                 problems.add((*draft.path, "name"), f"name {draft.name!r} is taken; system names must differ")
             elif draft.name is not None:
                 self.by_name[draft.name] = draft
-        self._check_backbone()
+        self._check_shared("backbone", lambda family: family.config)
+        self._check_shared("decoding", lambda family: family.settings)
         for draft in self.drafts:
             self._check_teacher(draft)
             modalities = {task.modality for task in tasks if task.has(draft.name)} or {"text"}
@@ -192,18 +200,11 @@ class SystemReader:
 
     def _read_options(self, draft: Draft, family: Family) -> None:
         if "config" in draft.section:
-            own = draft.section["config"]
-            shared = {
-                key: value
-                for key, value in self.backbone.items()
-                if key in family.config.model_fields and key not in own
-            }
-            homes: dict[str, KeyPath] = {key: ("backbone", key) for key in shared}
-            draft.config = self.problems.check(family.config, {**shared, **own}, (*draft.path, "config"), homes)
+            draft.config = self._check("backbone", family.config, draft.section["config"], (*draft.path, "config"))
         seen: list[dict[str, Any]] = []
         for index, item in enumerate(draft.section.get("settings", [])):
             path = (*draft.path, "settings", index)
-            settings = self.problems.check(family.settings, item, path)
+            settings = self._check("decoding", family.settings, item, path)
             if settings is None:
                 continue
             if draft.config is not None and (misfit := settings.misfit(draft.config)) is not None:
@@ -213,16 +214,26 @@ class SystemReader:
                 self.problems.add(path, f"the same settings as settings[{seen.index(values)}]")
             seen.append(values)
             draft.settings.append(settings)
-        draft.labels = settings_labels(draft.settings)
+        draft.labels = settings_labels(draft.settings, self.shared["decoding"])
 
-    def _check_backbone(self) -> None:
+    def _check(self, section: str, kind: type[Options], own: Any, path: KeyPath) -> Any:
+        """Return `own` as `kind`, together with what the suite's `section` has for all; None after a problem."""
+        if not isinstance(own, dict):
+            return self.problems.check(kind, own, path)
+        given = self.shared[section].items()
+        shared = {key: value for key, value in given if key in kind.model_fields and key not in own}
+        homes: dict[str, KeyPath] = {key: (section, key) for key in shared}
+        return self.problems.check(kind, {**shared, **own}, path, homes)
+
+    def _check_shared(self, section: str, kind: Callable[[Family], type[Options]]) -> None:
+        """Refuse keys of `section` that no system has."""
         families = [draft.family for draft in self.drafts if draft.family is not None]
         if len(families) < len(self.drafts):
             return  # an unknown family might have any field
-        known = sorted({name for family in families for name in family.config.model_fields})
-        for key in self.backbone:
+        known = sorted({name for family in families for name in kind(family).model_fields})
+        for key in self.shared[section]:
             if key not in known:
-                self.problems.add(("backbone", key), unknown("key", key, known) + " (no system has it)", of_key=True)
+                self.problems.add((section, key), unknown("key", key, known) + " (no system has it)", of_key=True)
 
     def _check_teacher(self, draft: Draft) -> None:
         if draft.data is None:
@@ -285,7 +296,7 @@ class SystemReader:
         draft = self._autoregressive_on_raw(section["system"], (*path, "system"), "a reference")
         if draft is None or draft.family is None or "settings" not in section:
             return None
-        wanted = self.problems.check(draft.family.settings, section["settings"], (*path, "settings"))
+        wanted = self._check("decoding", draft.family.settings, section["settings"], (*path, "settings"))
         if wanted is None:
             return None
         for settings, label in zip(draft.settings, draft.labels, strict=True):
@@ -299,41 +310,3 @@ class SystemReader:
 def needs_of(options: Options) -> dict[str, frozenset[str]]:
     """Return the roles that `options` need filled, by modality."""
     return {modality: options.needs(modality) for modality in MODALITIES}
-
-
-def settings_labels(entries: Sequence[Options]) -> list[str]:
-    """Return the canonical short form of each of a system's settings, all different.
-
-    It has the fields that were set or that differ from their default, in their order; if that is none, the fields in
-    which the entries differ.
-    """
-    values = [entry.model_dump(mode="json") for entry in entries]
-    labels = []
-    for entry, own in zip(entries, values, strict=True):
-        fields = type(entry).model_fields
-        # Settings that differ do so in a field that is not at its default in one of them, so that one shows it.
-        shown = [name for name in fields if name in entry.model_fields_set or _departs(entry, name)]
-        shown = shown or [name for name in fields if any(other[name] != own[name] for other in values)]
-        labels.append(" ".join(f"{name}={_show(own[name])}" for name in shown))
-    return labels
-
-
-def _departs(entry: Options, name: str) -> bool:
-    default = type(entry).model_fields[name].get_default(call_default_factory=True)
-    return bool(getattr(entry, name) != default)
-
-
-def _show(value: Any) -> str:
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return "true" if value else "false"
-        case float():
-            short = f"{value:g}"
-            return short if float(short) == value else repr(value)
-        case list():
-            return ",".join(map(_show, value))
-        case dict():
-            return "{" + ",".join(f"{key}:{_show(inner)}" for key, inner in value.items()) + "}"
-    return str(value)

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from bench.augmentation import spec_augment
 from bench.batching import TrainingBatches
-from bench.checkpoint import MODEL_FILE, load_companions, load_model
+from bench.checkpoint import load_companions, load_model
 from bench.configs import TrainConfig
 from bench.decoding import decode_corpus
 from bench.distillation import read_targets
@@ -28,13 +28,13 @@ from bench.labels import read_labels
 from bench.optimisation import learning_rate, make_optimizer
 from bench.preparation import EncodedPair, PreparedData, build_task
 from bench.quality import selection_value
-from bench.steps import Progress, StepFailure, write_json
+from bench.selection import CHECKPOINT, finish
+from bench.steps import Progress, StepFailure
 from bench.store import flush
-from models.interface import UNK, Batch, DataSpec, Model
+from models.interface import UNK, Batch, Model
 from models.registry import load_family
 from models.weights import fill, start_encoder, weights_of
 
-CHECKPOINT = "checkpoint.safetensors"
 LOG_INTERVAL = 50
 
 
@@ -159,6 +159,8 @@ class Trainer:
     def share_done(self) -> float:
         """Return the share of the budget that is spent, 0-1."""
         budget = self.config.budget
+        if budget.none:
+            return 1.0
         if budget.target_tokens is not None:
             return min(1.0, self.state.tokens / budget.target_tokens)
         assert budget.minutes is not None
@@ -166,6 +168,8 @@ class Trainer:
 
     def train(self) -> None:
         """Spend the budget, evaluating and keeping snapshots on the way."""
+        if self.config.budget.none:
+            return
         state = self.state
         self.model.train()
         last = self.clock()
@@ -289,59 +293,3 @@ class Trainer:
             (k["score"], load_file(self._snapshot(int(k["evaluation"])), device=str(self.device)))
             for k in self.state.kept
         ]
-
-
-def finish(
-    trainer: Trainer, data: DataSpec, metric: str, left_out: int = 0, started: dict[str, Any] | None = None
-) -> None:
-    """Choose between the best snapshot and the average, write the artifact and drop what only resuming needed.
-
-    left_out: training pairs that were not trained on, for their target holds an unknown word; started: the system from
-    whose encoder training started, and the names of the tensors that were taken.
-    """
-    snapshots = trainer.snapshots()
-    best_score, chosen = max(reversed(snapshots), key=lambda s: s[0])  # among equals the latest
-    averaged = len(snapshots) if trainer.config.average == "best" else min(len(snapshots), trainer.config.average_count)
-    choice = "best"
-    score = best_score
-    if averaged > 1:
-        members = [weights for _, weights in snapshots[-averaged:]]
-        mean = {k: torch.stack([m[k].float() for m in members]).mean(0).to(v.dtype) for k, v in members[0].items()}
-        fill(trainer.model, mean)
-        trainer.model.eval()
-        mean_score = trainer.evaluate(trainer.model)
-        if mean_score >= best_score:
-            chosen, choice, score = mean, f"average of {averaged}", mean_score
-    save_file(chosen, trainer.folder / MODEL_FILE)
-    state = trainer.state
-    parameters = sum(p.numel() for p in trainer.model.parameters())
-    records = [
-        {"metric": "parameters", "value": parameters, "unit": ""},
-        {
-            "metric": "train_tokens",
-            "value": state.tokens,
-            "unit": "tokens",
-            "signature": "" if started is None else f"init:{started['system']}",
-        },
-        {"metric": "train_minutes", "value": state.seconds / 60, "unit": "min"},
-        {"metric": "train_tokens_per_second", "value": state.tokens / max(state.seconds, 1e-9), "unit": "tokens/s"},
-    ]
-    if "infeasible" in state.counts:
-        share = 100 * state.counts["infeasible"] / max(state.pairs, 1)
-        records.append({"metric": "infeasible_pairs", "value": share, "unit": "%"})
-    if left_out:
-        share = 100 * left_out / (left_out + len(trainer.batches.pairs))
-        records.append({"metric": "unknown_targets", "value": share, "unit": "%"})
-    write_json(
-        trainer.folder / "training.json",
-        {
-            "curve": state.curve,
-            "counts": state.counts,
-            "init": started,
-            "selection": {"metric": metric, "weights": choice, "score": score},
-            "data": asdict(data),
-            "records": records,
-        },
-    )
-    for file in [trainer.folder / CHECKPOINT, *trainer.folder.glob("snapshot-*.safetensors")]:
-        file.unlink(missing_ok=True)

@@ -109,12 +109,31 @@ def draw_sample(data: PreparedData, split: str, ids: Collection[str], count: int
     return sorted(sentences, key=lambda sentence: len(sentence.source))
 
 
-def make_batches(sample: Sequence[Sentence], batch_size: int) -> list[SourceBatch]:
-    """Cut the sample, in order, into padded batches."""
-    batches = []
-    for start in range(0, len(sample), batch_size):
-        batches.append(SourceBatch(*pad_sources([sentence.source for sentence in sample[start : start + batch_size]])))
-    return batches
+@dataclass(frozen=True)
+class Workload:
+    """What a round decodes at a batch size."""
+
+    indices: tuple[int, ...]
+    """Sentences of the sample, in its order."""
+    batches: tuple[SourceBatch, ...]
+
+
+def make_workload(sample: Sequence[Sentence], batch_size: int, max_batches: int | None = None) -> Workload:
+    """Cut the sample, in order, into padded batches, and take at most `max_batches`, evenly from short to long."""
+    cuts = [range(start, min(start + batch_size, len(sample))) for start in range(0, len(sample), batch_size)]
+    chosen = [cuts[i] for i in spread(len(cuts), max_batches or len(cuts))]
+    batches = [SourceBatch(*pad_sources([sample[i].source for i in indices])) for indices in chosen]
+    return Workload(tuple(i for indices in chosen for i in indices), tuple(batches))
+
+
+def spread(size: int, count: int) -> list[int]:
+    """Return at most `count` numbers below `size`, evenly over them, the first and the last among them.
+
+    A single one is the middle one.
+    """
+    if size <= count:
+        return list(range(size))
+    return [size // 2] if count == 1 else [round(i * (size - 1) / (count - 1)) for i in range(count)]
 
 
 class System:
@@ -137,8 +156,10 @@ class System:
         tensors = [*self.model.parameters(), *self.model.buffers()]
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
-    def count_ties(self, outputs: Sequence[Output]) -> int:
-        """Compare the outputs for the whole sample with the scored ones; return how many differ at an equal score.
+    def count_ties(self, outputs: Sequence[Output], indices: Sequence[int] | None = None) -> int:
+        """Compare outputs with the scored ones; return how many differ at an equal score.
+
+        indices: the sentences of the sample that the outputs are for; None: all of them.
 
         Another batch size sums in another order, and a decoder may then choose otherwise between two outputs that it
         scores the same. A few such ties are tolerated and reported; but scores that are the same for all outputs say
@@ -150,12 +171,13 @@ class System:
         """
         tokens = [sentence for output in outputs for sentence in output.sentences()]
         check_emitted(tokens, self.data)
-        assert len(tokens) == len(self.scored), "a decoder must give one output per source"
-        if tokens == [scored.tokens for scored in self.scored]:
+        expected = self.scored if indices is None else [self.scored[i] for i in indices]
+        assert len(tokens) == len(expected), "a decoder must give one output per source"
+        if tokens == [scored.tokens for scored in expected]:
             return 0
         scores = [score for output in outputs for score in output.scores.tolist()]
         different = tied = 0
-        for ids, score, scored in zip(tokens, scores, self.scored, strict=True):
+        for ids, score, scored in zip(tokens, scores, expected, strict=True):
             if ids != scored.tokens:
                 # A score that is no number is never within the tolerance.
                 if abs(score - scored.score) <= SCORE_TOLERANCE:
@@ -164,7 +186,7 @@ class System:
                     different += 1
         if different:
             raise OutputMismatch(f"{different} of {len(tokens)} outputs differ from the scored hypotheses")
-        values = [scored.score for scored in self.scored]
+        values = [scored.score for scored in expected]
         if max(values) - min(values) <= SCORE_TOLERANCE:
             raise OutputMismatch(
                 f"{tied} of {len(tokens)} outputs differ from the scored hypotheses, and all have the same score"

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from models.alignment import best_alignment, ctc_loss
 from models.decoding.prefix_beam import Fusion, decode_frames
 from models.encoder import memory_mask, source_encoder
+from models.fixed_length import LengthSettings, refused_frames
 from models.interface import BOS, EOS, MASK, PAD, PLH, UNK, Batch, DataSpec, Decoded, Family, Losses, Model, Options
 from models.layers import Embedding
 from models.output import OutputLayer
@@ -29,7 +30,7 @@ class Config(FrameConfig):
     """Shape; a change means retraining. The decoder's layers are those over frames."""
 
 
-class Settings(Options):
+class Settings(LengthSettings):
     """Decoding; swept over one checkpoint."""
 
     beam: int = Field(1, ge=1)
@@ -43,6 +44,8 @@ class Settings(Options):
 
     @model_validator(mode="after")
     def _every_value_counts(self) -> Self:
+        if self.fixed and self.beam > 1:
+            raise ValueError(f"output_length source needs beam 1, not {self.beam}")
         if self.lm_weight and self.beam == 1:
             raise ValueError("lm_weight needs a beam above 1")
         idle = [name for name in ("lm_order", "lm_bonus") if name in self.departures()]
@@ -53,6 +56,10 @@ class Settings(Options):
     def language_model_order(self) -> int:
         """That of the language model, if it has any weight."""
         return self.lm_order if self.lm_weight else 0
+
+    def misfit(self, config: Options) -> str | None:
+        """Outputs as long as the source need a blank between two tokens."""
+        return refused_frames(self, getattr(config, "upsampling", None))
 
 
 class CTC(Model):
@@ -110,7 +117,8 @@ class CTC(Model):
         fusion = None
         if settings.lm_weight:
             fusion = Fusion(self.language_models[settings.lm_order], settings.lm_weight, settings.lm_bonus)
-        return decode_frames(self.output, hidden, frames, settings.beam, self.max_target_length, fusion)
+        fixed = src_len if settings.fixed else None
+        return decode_frames(self.output, hidden, frames, settings.beam, self.max_target_length, fusion, fixed)
 
     def observed_modules(self) -> dict[str, list[nn.Module]]:
         """The encoder's stack and the stack over frames."""

@@ -28,6 +28,7 @@ from torch.utils.checkpoint import checkpoint
 from models.decoding.fertility import average_fertility, copied_positions, log_prob_of, sampled_fertility
 from models.decoding.noise import draw_seeds, row_seeds
 from models.encoder import CanvasDecoder, Encoded, Memory, source_encoder
+from models.fixed_length import LengthSettings
 from models.interface import (
     BLANK,
     BOS,
@@ -80,7 +81,7 @@ class Config(BackboneConfig):
         return self.differing(other, self.ENCODER) if self.encoder_from_teacher else None
 
 
-class Settings(Options):
+class Settings(LengthSettings):
     """Decoding; swept over one checkpoint."""
 
     fertility: Literal["argmax", "average", "noisy"] = "argmax"
@@ -266,6 +267,8 @@ class FertilityNAT(Model):
                 seeds = row_seeds(src, src_len, settings.seed)
                 drawn = sampled_fertility(log_probs, seeds, settings.candidates - 1)
                 proposed = torch.cat([log_probs.argmax(-1)[:, None], drawn], dim=1)
+        if settings.fixed:
+            proposed = torch.ones_like(proposed)
         fertility = self._legal(proposed, log_probs, real)  # [b, c, s]
         lengths = fertility.sum(-1).flatten()  # [b * c]
         hidden = self._run(source, memory, fertility.flatten(0, 1), int(lengths.max()) if b else 1)

@@ -18,8 +18,9 @@ from torch import Tensor
 from models.canvas_inputs import uniform_copy
 from models.decoding.noise import draw_seeds, uniform_noise
 from models.decoding.rewriting import predicted_canvas, rewrite
+from models.fixed_length import LengthSettings
 from models.glancing import GlancingConfig, first_pass, reveal
-from models.interface import Batch, DataSpec, Decoded, Family, Losses, Options
+from models.interface import Batch, DataSpec, Decoded, Family, Losses
 from models.layers import padding_mask
 from models.length import CanvasModel
 
@@ -33,7 +34,7 @@ class Config(GlancingConfig):
     """Weight of a sentence's length cross-entropy beside that of one token."""
 
 
-class Settings(Options):
+class Settings(LengthSettings):
     """Decoding; swept over one checkpoint."""
 
     length_beam: int = Field(1, ge=1)
@@ -87,7 +88,7 @@ class GLAT(CanvasModel):
     def decode(self, src: Tensor, src_len: Tensor, settings: Settings) -> Decoded:
         """Decode in one pass; scores are mean log-probabilities per token, without the length's."""
         memory, length_log_probs = self.encode(src, src_len)
-        lengths, _ = self.lengths.best(length_log_probs, settings.length_beam)
+        lengths = self.lengths.chosen(length_log_probs, src_len, settings, settings.length_beam)
         return rewrite(self.decoder, self.output, memory, src, src_len, lengths, max_iterations=1)
 
 

@@ -11,14 +11,17 @@ Deviations from the paper: pre-norm by default, no dropout on attention weights,
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from models.alignment import best_alignment, ctc_loss
 from models.decoding.noise import draw_seeds, uniform_noise
 from models.decoding.prefix_beam import decode_frames
 from models.encoder import CanvasDecoder, Memory, source_encoder
+from models.fixed_length import LengthSettings, refused_frames
 from models.glancing import GlancingConfig, first_pass, reveal
 from models.interface import BOS, EOS, MASK, PAD, PLH, UNK, Batch, DataSpec, Decoded, Family, Losses, Model, Options
 from models.layers import Embedding, Stack, padding_mask
@@ -33,11 +36,21 @@ class Config(GlancingConfig):
     """Frames per encoder position; by default 3 for text, and 1 for speech, which has more of them than it needs."""
 
 
-class Settings(Options):
+class Settings(LengthSettings):
     """Decoding; swept over one checkpoint."""
 
     beam: int = Field(1, ge=1)
     """Prefix beam size; 1 takes the best symbol of each frame."""
+
+    @model_validator(mode="after")
+    def _fixed_length_has_no_beam(self) -> Self:
+        if self.fixed and self.beam > 1:
+            raise ValueError(f"output_length source needs beam 1, not {self.beam}")
+        return self
+
+    def misfit(self, config: Options) -> str | None:
+        """Outputs as long as the source need a blank between two tokens."""
+        return refused_frames(self, getattr(config, "upsampling", None))
 
 
 class GLATCTC(Model):
@@ -95,7 +108,8 @@ class GLATCTC(Model):
         """Decode in one pass; greedy scores are the best alignment's log-probability, beam scores the prefix's."""
         inputs, frames, memory = self._inputs(src, src_len)
         hidden = self.decoder.run(inputs, frames, memory)
-        return decode_frames(self.output, hidden, frames, settings.beam, self.max_target_length)
+        fixed = src_len if settings.fixed else None
+        return decode_frames(self.output, hidden, frames, settings.beam, self.max_target_length, fixed=fixed)
 
     def observed_modules(self) -> dict[str, list[nn.Module]]:
         """The encoder's stack and the stack over frames."""

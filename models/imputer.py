@@ -26,6 +26,7 @@ from models.alignment import collapse, ctc_loss
 from models.decoding.noise import draw_seeds, uniform_noise
 from models.decoding.refinement import Canvas, refine_until_done
 from models.encoder import Memory, memory_mask, source_encoder
+from models.fixed_length import LengthSettings, refused_frames, spaced_out
 from models.interface import (
     BOS,
     EOS,
@@ -65,11 +66,15 @@ class Config(FrameConfig):
         return self.differing(other, shape)
 
 
-class Settings(Options):
+class Settings(LengthSettings):
     """Decoding; swept over one checkpoint."""
 
     iterations: int = Field(8, ge=1)
     """Decoder passes (K): pass i ends with floor(i * B / K) frames of each block committed; more than B count as B."""
+
+    def misfit(self, config: Options) -> str | None:
+        """Outputs as long as the source need a blank between two tokens."""
+        return refused_frames(self, getattr(config, "upsampling", None))
 
 
 class Imputer(Model):
@@ -141,7 +146,8 @@ class Imputer(Model):
         canvas = Canvas(torch.where(real, MASK, PAD), frames, torch.zeros_like(real, dtype=torch.float32))
         committer = BlockCommitter(encoded, self.block_size, passes, ragged=bool((frames < self.block_size).any()))
         canvas, iterations = refine_until_done(committer, canvas, passes)
-        tokens, lengths = collapse(canvas.tokens, frames)
+        alignment = spaced_out(canvas.tokens, frames, src_len) if settings.fixed else canvas.tokens
+        tokens, lengths = collapse(alignment, frames)
         lengths = lengths.clamp(max=self.max_target_length)
         return Decoded(tokens[:, : self.max_target_length], lengths, canvas.scores.sum(1), iterations)
 

@@ -24,7 +24,8 @@ from torch import Tensor
 from models.canvas_inputs import uniform_copy
 from models.decoding.noise import draw_seeds, uniform_noise
 from models.decoding.rewriting import predicted_canvas, rewrite
-from models.interface import NUM_SPECIAL, Batch, DataSpec, Decoded, Family, Losses, Options
+from models.fixed_length import LengthSettings
+from models.interface import NUM_SPECIAL, Batch, DataSpec, Decoded, Family, Losses
 from models.layers import BackboneConfig, padding_mask
 from models.length import CanvasModel
 
@@ -44,7 +45,7 @@ class Config(BackboneConfig):
     """Weight of a sentence's length cross-entropy beside that of one token."""
 
 
-class Settings(Options):
+class Settings(LengthSettings):
     """Decoding; swept over one checkpoint."""
 
     iterations: int = Field(10, ge=1)
@@ -96,8 +97,9 @@ class INAT(CanvasModel):
     def decode(self, src: Tensor, src_len: Tensor, settings: Settings) -> Decoded:
         """Decode until a pass changes nothing; scores are mean log-probabilities per token, without the length's."""
         memory, length_log_probs = self.encode(src, src_len)
-        lengths, _ = self.lengths.best(length_log_probs, settings.length_beam)
-        return rewrite(self.decoder, self.output, memory, src, src_len, lengths, settings.iterations)
+        lengths = self.lengths.chosen(length_log_probs, src_len, settings, settings.length_beam)
+        stops = not settings.fixed
+        return rewrite(self.decoder, self.output, memory, src, src_len, lengths, settings.iterations, stops)
 
 
 def corrupt(tgt: Tensor, tgt_len: Tensor, noise: Tensor, tokens: Tensor, rate: float) -> Tensor:

@@ -67,7 +67,7 @@ class InsertionTransformer(Model):
     def decode(self, src: Tensor, src_len: Tensor, settings: Settings) -> Decoded:
         """Decode by insertion; see `models.decoding.insertions.insert_until_done`."""
         reader = _Reader(self, self.decoder.remember(self.encoder(src, src_len)))
-        return insert_until_done(reader, src.shape[0], src.device, self.max_target_length, settings)
+        return insert_until_done(reader, src_len, self.max_target_length, settings)
 
     def observed_modules(self) -> dict[str, list[nn.Module]]:
         """The encoder's stack and the decoder's."""

@@ -117,7 +117,7 @@ class Kermit(Model):
             raise ValueError(REVERSE)
         reader = _Reader(self, *_enclosed(src, src_len), settings.reverse)
         limit = self.max_source_length if settings.reverse else self.max_target_length
-        return insert_until_done(reader, src.shape[0], src.device, limit, settings)
+        return insert_until_done(reader, src_len, limit, settings)
 
     def observed_modules(self) -> dict[str, list[nn.Module]]:
         """The one stack, as the decoder."""

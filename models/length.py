@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.encoder import CanvasDecoder, Encoded, Memory, SourceEncoder, source_encoder
+from models.fixed_length import LengthSettings
 from models.interface import MASK, NUM_SPECIAL, Batch, DataSpec, Decoded, Model
 from models.layers import BackboneConfig, Embedding, Stack, padding_mask
 from models.linear import Linear
@@ -51,6 +52,13 @@ class LengthPredictor(nn.Module):
         """
         values, lengths = log_probs[:, 1:].topk(min(count, self.max_length), dim=1)
         return lengths + 1, values
+
+    def chosen(self, log_probs: Tensor, src_len: Tensor, settings: LengthSettings, count: int) -> Tensor:
+        """Return the lengths to try [b, c]: the `count` best, or those of the sources [b] if the settings say so."""
+        lengths, _ = self.best(log_probs, count)
+        if not settings.fixed:
+            return lengths
+        return src_len.clamp(min=1, max=self.max_length)[:, None].expand_as(lengths)
 
     def log_probability(self, log_probs: Tensor, lengths: Tensor) -> Tensor:
         """Return the log-probabilities of lengths [n]; minus infinity for those that cannot be predicted.

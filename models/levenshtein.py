@@ -40,7 +40,8 @@ from models.decoding.edits import (
 from models.decoding.noise import draw_seeds, uniform_noise
 from models.decoding.refinement import Canvas, lowest, refine_until_done
 from models.encoder import CanvasDecoder, Memory, source_encoder
-from models.interface import NUM_SPECIAL, PAD, PLH, Batch, DataSpec, Decoded, Family, Losses, Model, Options
+from models.fixed_length import LengthSettings
+from models.interface import NUM_SPECIAL, PAD, PLH, Batch, DataSpec, Decoded, Family, Losses, Model
 from models.layers import BackboneConfig, Embedding, Stack, padding_mask
 from models.linear import Linear
 from models.output import OutputLayer
@@ -65,7 +66,7 @@ class Config(BackboneConfig):
     """Share of sentences whose insertion state is the learner's deletion output; the others' drops random tokens."""
 
 
-class Settings(Options):
+class Settings(LengthSettings):
     """Decoding; swept over one checkpoint."""
 
     iterations: int = Field(10, ge=1)
@@ -175,11 +176,13 @@ class Levenshtein(Model):
     def decode(self, src: Tensor, src_len: Tensor, settings: Settings) -> Decoded:
         """Rewrite each sentence until a round changes nothing; scores are the sums of the tokens' log-probabilities.
 
-        A token's is that which it had when it was filled in; neither deletions nor placeholders are scored.
+        A token's is that which it had when it was filled in; neither deletions nor placeholders are scored. Outputs of
+        a fixed length are rewritten in all rounds, every second token of them.
         """
         nothing = src_len.new_zeros(len(src), 0)
         start = bounded(nothing, torch.zeros_like(src_len))
-        refiner = Rewriting(self, self.read(src, src_len), settings.penalty)
+        fixed = src_len.clamp(max=self.max_target_length) if settings.fixed else None
+        refiner = Rewriting(self, self.read(src, src_len), settings.penalty, fixed)
         canvas, iterations = refine_until_done(refiner, start, settings.iterations)
         lengths = canvas.lengths - 2
         real = padding_mask(lengths, canvas.tokens.shape[1] - 2)
@@ -236,29 +239,38 @@ def draw(output: OutputLayer, states: Tensor, noise: Tensor) -> Tensor:
 class Rewriting:
     """The refiner: deletes, inserts placeholders and fills them."""
 
-    def __init__(self, model: Levenshtein, memory: Memory, penalty: float) -> None:
+    def __init__(self, model: Levenshtein, memory: Memory, penalty: float, fixed: Tensor | None = None) -> None:
+        """Rewrite what attends to `memory`.
+
+        fixed: [n] lengths of the outputs, whatever the heads say: then each round after the first deletes every second
+        token and puts one in its place, so that it takes its three passes.
+        """
+        self.fixed = fixed
         self.model = model
         self.memory = memory
         self.penalty = penalty
         self.states: Tensor | None = None  # of the canvases as they are, if a pass has been made over them
 
-    def refine(self, canvas: Canvas, iteration: int) -> tuple[Canvas, Tensor]:
-        """Make one round; a row is done if its canvas is what it was."""
+    def refine(self, canvas: Canvas, iteration: int) -> tuple[Canvas, Tensor | None]:
+        """Make one round; a row is done if its canvas is what it was, and of fixed length never."""
         before = canvas
         delete = chosen(self.model.deletion_logits(self._states(canvas))) & inner(canvas)
+        delete = delete if self.fixed is None else every_second(canvas)
         if delete.any():
             canvas, self.states = apply_deletions(canvas, delete), None
         logits = self.model.placeholder_logits(self._states(canvas))
         logits[..., 0] -= self.penalty
         slots = padding_mask(canvas.lengths - 1, logits.shape[1])
         counts = limited(logits.argmax(-1) * slots, self.model.max_target_length + 2 - canvas.lengths)
+        counts = counts if self.fixed is None else even_counts(canvas, self.fixed)
         if counts.any():
             canvas = insert_placeholders(canvas, F.pad(counts, (0, 1)))
             states = self.model.states(canvas, self.memory)[canvas.tokens == PLH]
             canvas, self.states = fill(canvas, *self.model.output.most_probable(states)), None
-        width = min(
-            before.tokens.shape[1], canvas.tokens.shape[1]
-        )  # if one is longer, they differ where the other ends
+        if self.fixed is not None:
+            return canvas, None
+        # If one is longer, they differ where the other ends.
+        width = min(before.tokens.shape[1], canvas.tokens.shape[1])
         return canvas, (canvas.tokens[:, :width] == before.tokens[:, :width]).all(1)
 
     def _states(self, canvas: Canvas) -> Tensor:
@@ -270,6 +282,20 @@ class Rewriting:
         """Keep `rows` of the sources, and of the states."""
         self.memory = self.memory.select(rows)
         self.states = None if self.states is None else self.states.index_select(0, rows)
+        self.fixed = None if self.fixed is None else self.fixed.index_select(0, rows)
+
+
+def every_second(canvas: Canvas) -> Tensor:
+    """Return [n, t] bool: the first token between bos and eos, the third, and so on."""
+    return inner(canvas) & (torch.arange(canvas.tokens.shape[1], device=canvas.tokens.device) % 2 == 1)
+
+
+def even_counts(canvas: Canvas, lengths: Tensor) -> Tensor:
+    """Return [n, t-1] placeholders for each slot, evenly and the first slots more, for outputs of `lengths` [n]."""
+    slots = (canvas.lengths - 1)[:, None]
+    missing = (lengths + 2 - canvas.lengths)[:, None]
+    at = torch.arange(canvas.tokens.shape[1] - 1, device=slots.device)
+    return (missing // slots + (at < missing % slots)) * (at < slots)
 
 
 FAMILY = Family("levenshtein", Config, Settings, Levenshtein, autoregressive=False, title="Levenshtein Transformer")

@@ -30,6 +30,7 @@ from models.decoding.committing import Committing
 from models.decoding.ctc_canvas import ctc_canvas
 from models.decoding.noise import draw_seeds, uniform_noise
 from models.decoding.refinement import Canvas, MaskedDecoder, MaskFiller, lowest, masked_canvas, refine_until_done
+from models.fixed_length import LengthSettings
 from models.interface import MASK, PAD, Batch, DataSpec, Decoded, Family, Losses, Options
 from models.joint_ctc import CTCHead
 from models.layers import BackboneConfig, padding_mask
@@ -54,7 +55,7 @@ class Config(BackboneConfig):
         return {"start": "ctc"} if self.ctc_weight else {}
 
 
-class Settings(Options):
+class Settings(LengthSettings):
     """Decoding; swept over one checkpoint."""
 
     iterations: int = Field(10, ge=1)
@@ -70,6 +71,8 @@ class Settings(Options):
     def _every_value_counts(self) -> Self:
         if self.start == "ctc" and self.length_beam > 1:
             raise ValueError(f"length_beam {self.length_beam} has no effect with start: ctc, which predicts no length")
+        if self.start == "ctc" and self.fixed:
+            raise ValueError("output_length source has no meaning with start: ctc, whose passes depend on what is sure")
         if self.start != "ctc" and "confidence" in self.departures():
             raise ValueError("confidence has no effect without start: ctc")
         return self
@@ -126,7 +129,7 @@ class MaskPredict(CanvasModel):
         if settings.start == "ctc":
             return self._from_ctc(src, src_len, settings)
         memory, length_log_probs = self.encode(src, src_len)
-        lengths, _ = self.lengths.best(length_log_probs, settings.length_beam)  # [b, c]
+        lengths = self.lengths.chosen(length_log_probs, src_len, settings, settings.length_beam)  # [b, c]
         network = MaskedDecoder(self.decoder, self.output, memory, lengths.shape[1])
         refiner = Remasking(network, settings.iterations)
         canvas, iterations = refine_until_done(refiner, masked_canvas(lengths.flatten()), settings.iterations)

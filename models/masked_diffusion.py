@@ -20,7 +20,8 @@ from torch import Tensor
 from models.decoding.committing import Committing, CommittingAbove
 from models.decoding.noise import draw_seeds, row_seeds, uniform_noise
 from models.decoding.refinement import MaskedDecoder, Refiner, lowest, masked_canvas, refine_until_done
-from models.interface import Batch, DataSpec, Decoded, Family, Losses, Options
+from models.fixed_length import LengthSettings
+from models.interface import Batch, DataSpec, Decoded, Family, Losses
 from models.layers import BackboneConfig, padding_mask
 from models.length import CanvasModel, best_candidates
 
@@ -37,7 +38,7 @@ class Config(BackboneConfig):
     """Least probability t with which tokens are masked; at 0 the loss is the bound exactly."""
 
 
-class Settings(Options):
+class Settings(LengthSettings):
     """Decoding; swept over one checkpoint."""
 
     steps: int = Field(10, ge=1)
@@ -109,7 +110,7 @@ class MaskedDiffusion(CanvasModel):
     def decode(self, src: Tensor, src_len: Tensor, settings: Settings) -> Decoded:
         """Decode until no mask is left; scores are mean log-probabilities per token, without the length's."""
         memory, length_log_probs = self.encode(src, src_len)
-        lengths, _ = self.lengths.best(length_log_probs, settings.length_beam)  # [b, c]
+        lengths = self.lengths.chosen(length_log_probs, src_len, settings, settings.length_beam)  # [b, c]
         network = MaskedDecoder(self.decoder, self.output, memory, lengths.shape[1])
         start = masked_canvas(lengths.flatten())
         if settings.threshold is None:

@@ -60,6 +60,8 @@ class Settings(AutoregressiveSettings):
     def _draft_has_no_beam(self) -> Self:
         if self.draft_tokens and self.beam != 1:
             raise ValueError(f"draft_tokens {self.draft_tokens} needs beam 1, not {self.beam}")
+        if self.draft_tokens and self.fixed:
+            raise ValueError("output_length source has no meaning with draft_tokens: what a draft saves is learned")
         return self
 
     @model_validator(mode="after")
@@ -89,7 +91,8 @@ class Settings(AutoregressiveSettings):
 
     def unfit(self, modality: str) -> str | None:
         """Other engines read text alone."""
-        return None if self.engine == "natbench" or modality == "text" else f"engine {self.engine} reads text"
+        other = self.engine != "natbench" and modality != "text"
+        return f"engine {self.engine} reads text" if other else super().unfit(modality)
 
     def misfit(self, config: Options) -> str | None:
         """Other engines know the pre-norm Transformer alone."""
@@ -166,7 +169,7 @@ class Transformer(Model):
         if settings.engine not in self.peers:
             self.peers[settings.engine] = make_peer(settings.engine, self)
         limits = settings.limits(src_len, self.max_target_length)
-        request = Request(src, src_len, limits, self.max_target_length, settings.beam, settings.alpha)
+        request = Request(src, src_len, limits, self.max_target_length, settings.beam, settings.alpha, settings.fixed)
         try:
             return self.peers[settings.engine].decode(request)
         except BaseException:  # whatever state it is in, the next one starts afresh

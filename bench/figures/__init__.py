@@ -10,22 +10,25 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from bench.figures.breakdown import draw_breakdown
 from bench.figures.errors import draw_errors
 from bench.figures.latency import Samples, draw_latency, read_latencies
 from bench.figures.learning import Curve, draw_learning, read_curves
+from bench.figures.length import draw_length
 from bench.figures.multimodality import draw_multimodality
 from bench.figures.pareto import draw_pareto
 from bench.figures.real_time import draw_real_time
 from bench.figures.refinement import draw_refinement
+from bench.figures.roofline import draw_roofline
 from bench.figures.style import save, styled
 from bench.figures.subsets import draw_subsets
-from bench.figures.throughput import draw_throughput
+from bench.figures.throughput import draw_speedup, draw_throughput
 from bench.records import read_records
 from bench.results import TaskResults, by_task
 
 KINDS = (
-    *("quality-speedup", "throughput", "latency", "quality-passes", "multimodality"),
-    *("quality-rtf", "subsets", "errors", "learning"),
+    *("quality-speedup", "throughput", "speedup", "latency", "latency-length", "quality-passes", "multimodality"),
+    *("quality-rtf", "subsets", "errors", "learning", "breakdown", "roofline"),
 )
 """What file names end with, after the task."""
 
@@ -69,13 +72,17 @@ def draw(kind: str, task: TaskResults, samples: Samples | None = None, curves: S
     drawers: dict[str, Callable[[TaskResults], Figure | None]] = {
         "quality-speedup": draw_pareto,
         "throughput": draw_throughput,
+        "speedup": draw_speedup,
         "latency": partial(draw_latency, samples=samples),
+        "latency-length": partial(draw_length, samples=samples),
         "quality-passes": draw_refinement,
         "multimodality": draw_multimodality,
         "quality-rtf": draw_real_time,
         "subsets": draw_subsets,
         "errors": draw_errors,
         "learning": partial(draw_learning, curves=curves),
+        "breakdown": draw_breakdown,
+        "roofline": draw_roofline,
     }
     return drawers[kind](task)
 

@@ -12,14 +12,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bench.figures.style import Page, empty_figure, family_legend, family_style, log_axis, text_colour, text_size, wrap
+from bench.figures.rows import row_page
+from bench.figures.style import empty_figure, family_legend, family_style, log_axis
 from bench.protocol import conditions
 from bench.results import Cell, TaskResults
 
-COLUMNS = ("task", "system", "data", "settings", "sentence", "milliseconds")
-LABEL_WIDTH = 34
-ROW = 0.34
-"""Inches per cell."""
+COLUMNS = ("task", "system", "data", "settings", "sentence", "milliseconds", "tokens")
 MIN_FOR_P95 = 130
 """Sentences that carry a 95th percentile at 99 % confidence."""
 
@@ -29,6 +27,8 @@ class Sample:
     """The times of a cell, pooled over sentences, rounds and seeds, as the percentiles of the records are."""
 
     milliseconds: npt.NDArray[np.float64]
+    tokens: npt.NDArray[np.int64]
+    """Emitted tokens, time by time."""
     num_sentences: int
     """Distinct sentences: timing one again adds nothing to what carries a percentile."""
 
@@ -50,53 +50,42 @@ def read_latencies(path: Path) -> Samples:
     missing = [name for name in COLUMNS if name not in table.columns]
     if missing:
         raise ValueError(f"{path}: not a table of latencies (no column {', '.join(missing)})")
-    times = pd.to_numeric(table["milliseconds"], errors="coerce").to_numpy(dtype=np.float64)
-    bad = ~(np.isfinite(times) & (times > 0))
-    if bad.any():
-        row = int(bad.argmax())
-        raise ValueError(f"{path}:{row + 2}: milliseconds is {table['milliseconds'][row]!r}, no positive number")
-    table["milliseconds"] = times
+    for name, least in (("milliseconds", np.nextafter(0, 1)), ("tokens", 0)):
+        values = pd.to_numeric(table[name], errors="coerce").to_numpy(dtype=np.float64)
+        bad = ~(np.isfinite(values) & (values >= least))
+        if bad.any():
+            row = int(bad.argmax())
+            kind = "positive number" if least else "number of tokens"
+            raise ValueError(f"{path}:{row + 2}: {name} is {table[name][row]!r}, no {kind}")
+        table[name] = values
     groups = table.groupby(list(COLUMNS[:4]), sort=False)
     return {
-        tuple(map(str, key)): Sample(rows["milliseconds"].to_numpy(), rows["sentence"].nunique())
+        tuple(map(str, key)): Sample(
+            rows["milliseconds"].to_numpy(), rows["tokens"].to_numpy(dtype=np.int64), rows["sentence"].nunique()
+        )
         for key, rows in groups
     }
 
 
 def draw_latency(task: TaskResults, samples: Samples | None) -> Figure:
     """Draw the latencies of each cell as a box, from raw times; without those, the percentiles of the records."""
-    raw = {id(cell): _sample(cell, samples) for cell in task.cells}
+    raw = {id(cell): sample_of(cell, samples) for cell in task.cells}
     cells = [cell for cell in task.cells if raw[id(cell)] is not None or _percentiles(cell)]
     title = f"{task.name}: latency of one sentence at batch size 1"
     if not cells:
         return empty_figure(title, "No latencies in the records.", task)
-    texts = [wrap(cell.name, LABEL_WIDTH) for cell in cells]
-    sizes = [text_size(text) for text in texts]
-    page = Page(
-        title,
-        panel_width=5.8,
-        panel_height=max(ROW, max(height for _, height in sizes) / 72 + 0.08) * len(cells) + 0.2,
-        left=max(width for width, _ in sizes) / 72 + 0.3,
-        legend=family_legend(cells),
-        notes=_notes(task, cells, raw),
-    )
-    figure, (ax,) = page.build()
+    figure, (ax,) = row_page(title, cells, _notes(task, cells, raw), family_legend(cells))
     times: list[float] = []
     for row, cell in enumerate(cells):
         sample = raw[id(cell)]
         times += _draw_box(ax, row, cell, sample) if sample is not None else _draw_percentiles(ax, row, cell)
     log_axis(ax.xaxis, min(times) / 1.25, max(times) * 1.25)
-    ax.set_ylim(len(cells) - 0.45, -0.55)
-    ax.set_yticks(range(len(cells)), texts)
-    for label, cell in zip(ax.get_yticklabels(), cells, strict=True):
-        label.set_color(text_colour(cell.family))
-    ax.tick_params(axis="y", length=0)
-    ax.grid(visible=False, axis="y")
     ax.set_xlabel("Latency (ms, log scale)")
     return figure
 
 
-def _sample(cell: Cell, samples: Samples | None) -> Sample | None:
+def sample_of(cell: Cell, samples: Samples | None) -> Sample | None:
+    """Return the raw times of `cell`, if there are any."""
     return (samples or {}).get((cell.task, cell.system, cell.data, cell.settings))
 
 

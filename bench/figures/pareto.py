@@ -9,8 +9,13 @@ from bench.figures.style import empty_figure
 from bench.results import TaskResults
 
 
-def draw_pareto(task: TaskResults) -> Figure:
-    """Draw quality against the speed-up over the first AR reference, at the smallest and the largest batch size."""
+def draw_pareto(task: TaskResults) -> Figure | None:
+    """Draw quality against the speed-up over the first AR reference, at the smallest and the largest batch size.
+
+    Nothing is drawn of a task that ranks nothing by quality.
+    """
+    if task.quality and not task.ranking:
+        return None
     title = f"{task.name}: quality against speed-up"
     missing = [name for name, there in (("quality", task.headline), ("speed-up", task.references)) if not there]
     if not missing:

@@ -143,6 +143,8 @@ class Page:
     panel_height: float = 4.2
     left: float = 0.85
     """Room for tick labels and the axis label of each panel."""
+    first_left: float | None = None
+    """The same for the first panel of each row, if that needs more."""
     right: float = 0.3
     """Room to the right of each panel."""
     margin: float = 0.0
@@ -160,7 +162,8 @@ class Page:
         """Return the figure and its panels."""
         columns = self.columns or self.panels
         num_rows = math.ceil(self.panels / columns)
-        width = columns * (self.left + self.panel_width + self.right) + self.margin
+        extra = 0.0 if self.first_left is None else self.first_left - self.left
+        width = columns * (self.left + self.panel_width + self.right) + extra + self.margin
         characters = int(width * 72 / (0.56 * SIZE))
         notes = "\n".join(wrap(note, characters) for note in self.notes)
         title = wrap(self.title, int(characters * 0.85))
@@ -181,7 +184,7 @@ class Page:
         axes = []
         for panel in range(self.panels):
             down, across = divmod(panel, columns)
-            start = across * (self.left + self.panel_width + self.right) + self.left
+            start = across * (self.left + self.panel_width + self.right) + self.left + extra
             base = bottom + (num_rows - 1 - down) * row_height
             box = (start / width, base / height, self.panel_width / width, self.panel_height / height)
             axes.append(figure.add_axes(box))

@@ -1,12 +1,15 @@
-"""Throughput against batch size: who profits from batching."""
+"""Throughput, and speed-up over an AR reference, against batch size: who profits from batching."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bench.figures.labels import GAP, LABEL_SIZE, label_ends
 from bench.figures.style import (
+    GREY,
     Page,
     empty_figure,
     family_legend,
@@ -28,20 +31,57 @@ LABEL_WIDTH = 34
 
 def draw_throughput(task: TaskResults) -> Figure:
     """Draw tokens per second over the batch size, a line per cell with its interval as a band."""
+    title = f"{task.name}: throughput against batch size"
+    figure = _draw(
+        task,
+        title,
+        "Throughput (target tokens/s, log scale)",
+        lambda cell, size: cell.get("tokens_per_second", size),
+        [],
+    )
+    return figure or empty_figure(title, "No throughput in the records.", task)
+
+
+def draw_speedup(task: TaskResults) -> Figure | None:
+    """Draw the speed-up over the first AR reference over the batch size: where decoding in parallel stops paying.
+
+    As in Helcl et al. 2022. Nothing is drawn without a reference, or with one batch size.
+    """
+    if not task.references or len(task.speedup_batch_sizes()) < 2:
+        return None
+    reference = task.references[0]
+    return _draw(
+        task,
+        f"{task.name}: speed-up against batch size",
+        f"Speed-up over {reference} (×, log scale)",
+        lambda cell, size: task.speedup(cell, reference, size),
+        ["Above the line: faster than the reference. Median of paired ratios, same batch size and same rounds."],
+        at=1.0,
+    )
+
+
+def _draw(
+    task: TaskResults,
+    title: str,
+    label: str,
+    value: Callable[[Cell, int], Estimate],
+    notes: list[str],
+    at: float | None = None,
+) -> Figure | None:
+    """Draw what `value` gives of each cell over the batch size; None if that is nothing. `at`: a line across."""
     lines: list[Line] = []
-    notes = []
+    lost_notes = []
     for cell in task.cells:
-        sweep = [(size, cell.get("tokens_per_second", size)) for size in task.batch_sizes]
+        sweep = [(size, value(cell, size)) for size in task.batch_sizes]
         good = [(size, rate) for size, rate in sweep if rate.value]
         lost = [str(size) for size, rate in sweep if not rate.value]
         why = "no tokens emitted" if any(rate.value == 0 for _, rate in sweep) else cell.why
         if good:
             lines.append((cell, good))
         if lost:
-            notes.append(f"Not shown at batch size {', '.join(lost)}: {cell.name}: {why}")
-    title = f"{task.name}: throughput against batch size"
+            lost_notes.append(f"Not shown at batch size {', '.join(lost)}: {cell.name}: {why}")
     if not lines:
-        return empty_figure(title, "No throughput in the records.", task)
+        return None
     texts = [wrap(cell.name, LABEL_WIDTH) for cell, _ in lines]
     sizes = [text_size(text, LABEL_SIZE) for text in texts]
     several = any(len(cell.seeds) > 1 for cell, _ in lines)
@@ -51,11 +91,13 @@ def draw_throughput(task: TaskResults) -> Figure:
         panel_height=max(4.2, sum(height for _, height in sizes) / 72 + 0.1),
         right=(GAP + max(width for width, _ in sizes)) / 72 + 0.15,
         legend=family_legend([cell for cell, _ in lines], lines=True),
-        notes=[bands, *notes, conditions(task)],
+        notes=[*notes, bands, *lost_notes, conditions(task)],
     )
     figure, (ax,) = page.build()
-    ax.set(xlabel="Batch size (sentences, log scale)", ylabel="Throughput (target tokens/s, log scale)")
+    ax.set(xlabel="Batch size (sentences, log scale)", ylabel=label)
     _limits(ax, lines)
+    if at is not None:
+        ax.axhline(at, color=GREY, linewidth=1.2, zorder=1)
     for cell, sweep in lines:
         _draw_line(ax, cell, sweep)
     ends = [(float(sweep[-1][0]), sweep[-1][1].value or 0.0) for _, sweep in lines]

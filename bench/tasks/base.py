@@ -47,6 +47,8 @@ class Task(ABC):
     """The metric that selects checkpoints on the development split."""
     modality: ClassVar[Literal["text", "speech"]] = "text"
     """What the source is."""
+    likelihood: ClassVar[bool] = True
+    """Whether the probability that a model gives the references is worth reporting."""
     subset_metrics: ClassVar[tuple[str, ...]] = ()
     """Quality metrics that are also given for each subset of the examples (see `subset`)."""
 

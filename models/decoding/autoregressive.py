@@ -123,6 +123,32 @@ class Stretch:
             scores[self.rows, part] = torch.stack(self.log_probs, dim=1)
 
 
+class Prolonged:
+    """A stepper that cannot end a sentence before it has `lengths` tokens."""
+
+    def __init__(self, stepper: Stepper, lengths: Tensor, beam: int = 1) -> None:
+        """Take over `stepper`, of b x beam rows; lengths: [b]."""
+        self.stepper = stepper
+        self.lengths = lengths.repeat_interleave(beam)
+        self.shortest = int(lengths.min()) if len(lengths) else 0
+        self.position = 0
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """See `Stepper`; eos has no probability where it would come too early."""
+        logits = self.stepper.step(tokens)
+        if self.position < self.shortest:
+            logits[:, EOS] = NEGATIVE
+        else:
+            logits[:, EOS] = logits[:, EOS].masked_fill(self.position < self.lengths, NEGATIVE)
+        self.position += 1
+        return logits
+
+    def select(self, rows: Tensor, sentences: Tensor | None) -> None:
+        """See `Stepper`."""
+        self.stepper.select(rows, sentences)
+        self.lengths = self.lengths.index_select(0, rows)
+
+
 def length_penalty(length: Tensor | float, kind: str, alpha: float) -> Tensor | float:
     """Return what a score is divided by: GNMT's ((5 + length) / 6)^alpha (Wu et al. 2016) or plain length^alpha.
 

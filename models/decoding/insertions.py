@@ -10,12 +10,16 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from models.decoding.refinement import Canvas, lowest, refine_until_done
+from models.fixed_length import LengthSettings
 from models.interface import BOS, EOS, PAD, Decoded, Options
 from models.layers import padding_mask
 from models.slots import Termination
 
+NO_END = 1e9
+"""Penalty by which eos is never the best symbol of a slot."""
 
-class InsertionSettings(Options):
+
+class InsertionSettings(LengthSettings):
     """Decoding; swept over one checkpoint."""
 
     mode: Literal["parallel", "serial"] | None = None
@@ -67,10 +71,8 @@ class SlotNetwork(Protocol):
         ...
 
 
-def insert_until_done(
-    network: SlotNetwork, sentences: int, device: torch.device, limit: int, settings: InsertionSettings
-) -> Decoded:
-    """Decode `sentences` from empty canvases to at most `limit` tokens each.
+def insert_until_done(network: SlotNetwork, src_len: Tensor, limit: int, settings: InsertionSettings) -> Decoded:
+    """Decode sentences with sources of lengths src_len [b] from empty canvases to at most `limit` tokens each.
 
     Iterations are passes of the decoder: the one that finds every slot ended, or the sentence, is among them; a
     sentence that is `limit` tokens long needs none such. Scores are the log-probabilities of all insertions when they
@@ -80,11 +82,13 @@ def insert_until_done(
         ValueError: the model does not decode in the mode that is asked for.
     """
     serial = settings.is_serial(network.termination)
-    start = torch.tensor([BOS, EOS], device=device).repeat(sentences, 1)
-    lengths = torch.full((sentences,), 2, device=device)
-    canvas = Canvas(start, lengths, torch.zeros(start.shape, device=device))
-    inserter = SlotInserter(network, limit, serial, settings.eos_penalty)
-    passes = limit if settings.iterations is None else min(limit, settings.iterations)  # each but the last inserts
+    start = torch.tensor([BOS, EOS], device=src_len.device).repeat(len(src_len), 1)
+    lengths = torch.full_like(src_len, 2)
+    canvas = Canvas(start, lengths, torch.zeros_like(start, dtype=torch.float32))
+    fixed = src_len.clamp(max=limit) if settings.fixed else None
+    inserter = SlotInserter(network, limit, serial, settings.eos_penalty, fixed)
+    most = limit if fixed is None else limit + 1  # with a fixed length the pass that finds the end is always made
+    passes = most if settings.iterations is None else min(most, settings.iterations)  # each but the last inserts
     canvas, iterations = refine_until_done(inserter, canvas, passes)
     lengths = canvas.lengths - 2
     tokens = canvas.tokens[:, 1:-1]
@@ -95,7 +99,11 @@ def insert_until_done(
 class SlotInserter:
     """The refiner. Its canvases hold bos and eos; the score of eos is that of the ends that stopped the row."""
 
-    def __init__(self, network: SlotNetwork, limit: int, serial: bool, eos_penalty: float) -> None:
+    def __init__(
+        self, network: SlotNetwork, limit: int, serial: bool, eos_penalty: float, fixed: Tensor | None = None
+    ) -> None:
+        """Insert at most `limit` tokens; `fixed` [n]: exactly so many, whatever the network says of ends."""
+        self.fixed = fixed
         self.network = network
         self.limit = limit
         self.serial = serial
@@ -106,6 +114,8 @@ class SlotInserter:
 
         Where more is proposed than fits, the most probable insertions are made.
         """
+        if self.fixed is not None:
+            return self._refine_to_length(canvas, self.fixed)
         ids, log_probs = self.network.propose(canvas, self.eos_penalty)
         real = padding_mask(canvas.lengths - 1, ids.shape[1])
         ends = (ids == EOS) & real
@@ -121,9 +131,19 @@ class SlotInserter:
         canvas.scores.scatter_(1, canvas.lengths[:, None] - 1, end_score[:, None])
         return canvas, stopped | (canvas.lengths == self.limit + 2)
 
+    def _refine_to_length(self, canvas: Canvas, fixed: Tensor) -> tuple[Canvas, Tensor]:
+        """Insert until a row has its length; the pass after that, in which the ends would be found, is its last."""
+        ids, log_probs = self.network.propose(canvas, NO_END)
+        missing = fixed + 2 - canvas.lengths
+        candidates = padding_mask(canvas.lengths - 1, ids.shape[1])
+        cost = (-log_probs).masked_fill(~candidates, float("inf"))
+        chosen = lowest(cost, missing.clamp(max=1) if self.serial else missing) & candidates
+        return insert(canvas, chosen, ids, log_probs), missing == 0
+
     def select(self, rows: Tensor) -> None:
         """Keep `rows` of the network's state."""
         self.network.select(rows)
+        self.fixed = None if self.fixed is None else self.fixed.index_select(0, rows)
 
 
 def insert(canvas: Canvas, chosen: Tensor, ids: Tensor, log_probs: Tensor) -> Canvas:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from models.alignment import collapse
+from models.fixed_length import spaced_out
 from models.interface import BLANK, BOS, EOS, PAD, Decoded, LanguageModel
 from models.layers import padding_mask
 from models.output import OutputLayer
@@ -35,7 +36,13 @@ class Fusion:
 
 
 def decode_frames(
-    output: OutputLayer, hidden: Tensor, frames: Tensor, beam: int, max_length: int, fusion: Fusion | None = None
+    output: OutputLayer,
+    hidden: Tensor,
+    frames: Tensor,
+    beam: int,
+    max_length: int,
+    fusion: Fusion | None = None,
+    fixed: Tensor | None = None,
 ) -> Decoded:
     """Return the output of one pass: collapsed, at most `max_length` tokens.
 
@@ -46,12 +53,15 @@ def decode_frames(
         beam: prefix beam size; 1 takes the best symbol of each frame.
         max_length: longest output, in tokens.
         fusion: a language model, for a beam.
+        fixed: [b] lengths of the outputs, whatever the symbols are; without a beam.
 
     Greedy scores are the log-probability of the best alignment, beam scores what the search ranks by.
     """
     if beam == 1:
         alignment, best = (x.view(hidden.shape[:2]) for x in output.most_probable(hidden.flatten(0, 1)))
         scores = best.masked_fill(~padding_mask(frames, best.shape[1]), 0.0).sum(1)
+        if fixed is not None:
+            alignment = spaced_out(alignment, frames, fixed)
         tokens, lengths = collapse(alignment, frames)
     else:
         log_probs = output(hidden).log_softmax(-1)  # [b, f, v]

@@ -29,17 +29,23 @@ class Rewriter:
     It is deterministic and looks at the tokens alone, so a row whose output equals its input can change no more.
     """
 
-    def __init__(self, decoder: CanvasDecoder, output: OutputLayer, memory: Memory, candidates: int) -> None:
-        """Attend to `memory`, of whose sentences each has `candidates` consecutive canvases."""
+    def __init__(
+        self, decoder: CanvasDecoder, output: OutputLayer, memory: Memory, candidates: int, stops: bool
+    ) -> None:
+        """Attend to `memory`, of whose sentences each has `candidates` consecutive canvases.
+
+        stops: whether a row ends with the round that changes nothing.
+        """
+        self.stops = stops
         self.decoder = decoder
         self.output = output
         self.memory = memory
         self.candidates = candidates
 
-    def refine(self, canvas: Canvas, iteration: int) -> tuple[Canvas, Tensor]:
+    def refine(self, canvas: Canvas, iteration: int) -> tuple[Canvas, Tensor | None]:
         """Predict every token; done are the rows where none differs from before."""
         new = predicted_canvas(self.output, self.decoder(canvas.tokens, canvas.lengths, self.memory), canvas.lengths)
-        return new, (new.tokens == canvas.tokens).all(1)
+        return new, (new.tokens == canvas.tokens).all(1) if self.stops else None
 
     def select(self, rows: Tensor) -> None:
         """Keep `rows` of the source; from the first row that leaves, candidates no longer share theirs."""
@@ -55,8 +61,9 @@ def rewrite(
     src_len: Tensor,
     lengths: Tensor,
     max_iterations: int,
+    stops: bool = True,
 ) -> Decoded:
-    """Decode from the copied source until nothing changes, or for `max_iterations` passes.
+    """Decode from the copied source until nothing changes, if it `stops` then, or for `max_iterations` passes.
 
     src: [b, s]; src_len: [b]; lengths: [b, c], the lengths to try. The candidate with the highest mean
     log-probability per token wins; that is the score.
@@ -65,6 +72,6 @@ def rewrite(
     lengths = lengths.flatten()
     tokens = uniform_copy(src, src_len, lengths, int(lengths.max()) if len(lengths) else 0)
     start = Canvas(tokens, lengths, torch.zeros_like(tokens, dtype=torch.float32))
-    refiner = Rewriter(decoder, output, memory, candidates)
+    refiner = Rewriter(decoder, output, memory, candidates, stops)
     canvas, iterations = refine_until_done(refiner, start, max_iterations)
     return best_candidates(canvas.tokens, canvas.lengths, canvas.scores, iterations, candidates)

@@ -8,15 +8,17 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from models.decoding.autoregressive import Stepper, beam_search, greedy, sample
+from models.decoding.autoregressive import Prolonged, Stepper, beam_search, greedy, sample
 from models.decoding.noise import row_seeds
-from models.interface import Decoded, Options
+from models.fixed_length import LengthSettings
+from models.interface import Decoded
 
 SAMPLING = ("temperature", "top_k", "top_p", "seed")
 SEARCH = ("length_penalty", "alpha", "stopping")
+LIMITS = ("length_ratio", "length_extra")
 
 
-class AutoregressiveSettings(Options):
+class AutoregressiveSettings(LengthSettings):
     """Decoding; swept over one checkpoint."""
 
     beam: int = Field(1, ge=1)
@@ -48,7 +50,12 @@ class AutoregressiveSettings(Options):
         if self.sample and self.beam != 1:
             raise ValueError(f"sample needs beam 1, not {self.beam}")
         departures = self.departures()
-        for names, missing in ((SAMPLING, not self.sample and "sample: true"), (SEARCH, self.beam == 1 and "a beam")):
+        needed = (
+            (SAMPLING, not self.sample and "sample: true"),
+            (SEARCH, self.beam == 1 and "a beam"),
+            (LIMITS, self.fixed and "output_length: model"),
+        )
+        for names, missing in needed:
             idle = [name for name in names if name in departures]
             if missing and idle:
                 raise ValueError(f"{', '.join(idle)} has no effect without {missing}")
@@ -56,6 +63,8 @@ class AutoregressiveSettings(Options):
 
     def limits(self, src_len: Tensor, max_target_length: int) -> Tensor:
         """Return the most tokens that each sentence may emit, [b] int64, for source lengths [b]."""
+        if self.fixed:
+            return src_len.clamp(max=max_target_length)
         return (src_len * self.length_ratio + self.length_extra).long().clamp(max=max_target_length)
 
 
@@ -78,6 +87,8 @@ def search(
     """
     limits = settings.limits(src_len, max_target_length)
     state = stepper(int(limits.max()) + 1 if len(limits) else 1, settings.beam)
+    if settings.fixed:
+        state = Prolonged(state, limits, settings.beam)
     if settings.sample:
         seeds = row_seeds(src, src_len, settings.seed)
         return sample(state, limits, seeds, settings.temperature, settings.top_k, settings.top_p)

@@ -59,7 +59,9 @@ class CTranslate:
 
     def decode(self, request: Request) -> Decoded:
         """Decode; a beam goes on to the model's own limit: what it finds must not depend on the others of the batch."""
+        exact = request.exact_length()
         limit = request.longest if request.beam > 1 else int(request.limits.max())
+        limit = limit if exact is None else exact
         lengths = request.src_len.tolist()
         sources = [[self.symbols[i] for i in row[:n]] for row, n in zip(request.src.tolist(), lengths, strict=True)]
         results = self.server.translate(
@@ -67,7 +69,7 @@ class CTranslate:
             beam_size=request.beam,
             length_penalty=request.alpha if request.beam > 1 else 0,
             max_input_length=0,
-            min_decoding_length=0,
+            min_decoding_length=exact or 0,
             max_decoding_length=limit + 1,
         )
         outputs = [[int(token) for token in hypothesis] for hypothesis, _ in results]

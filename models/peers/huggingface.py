@@ -63,10 +63,13 @@ class HuggingFace:
         A beam goes on to the model's own limit: what it finds must not depend on the others of the batch.
         """
         beam = request.beam > 1
+        exact = request.exact_length()
         limit = request.longest if beam else int(request.limits.max())
+        limit = limit if exact is None else exact
         config = GenerationConfig(
             num_beams=request.beam,
             do_sample=False,
+            min_new_tokens=exact,
             max_new_tokens=limit + 1,
             early_stopping=True if beam else None,
             length_penalty=request.alpha if beam else None,

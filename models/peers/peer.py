@@ -52,6 +52,24 @@ class Request:
     """1 is greedy."""
     alpha: float
     """With a beam, scores are divided by length^alpha."""
+    exact: bool = False
+    """Whether every sentence is to have as many tokens as it may."""
+
+    def exact_length(self) -> int | None:
+        """Return how many tokens each output must have; None if that is for the engine to say.
+
+        Raises:
+            ValueError: not all the same number, which other engines cannot be told.
+        """
+        if not self.exact or not len(self.limits):
+            return None
+        shortest, longest = int(self.limits.min()), int(self.limits.max())
+        if shortest < longest:
+            raise ValueError(
+                f"other engines can be told one length a batch, and with output_length source it is {shortest} to "
+                f"{longest} here: give the task sentences of equal lengths, a multiple of the batch size of each"
+            )
+        return longest
 
 
 class Peer(Protocol):

@@ -9,7 +9,7 @@ from torch import nn
 
 from bench.batching import pad
 from bench.preparation import PreparedData
-from bench.workload import Sentence, make_batches
+from bench.workload import Sentence, make_workload
 from models.interface import Decoded, Family, Model, Options
 from tests.bench import tiny
 
@@ -138,7 +138,7 @@ def prepare(folder, num_cells, **counts):
 
 def batches_of(sources, size):
     """Make batches of sources, in order."""
-    return make_batches([Sentence(str(i), "", source) for i, source in enumerate(sources)], size)
+    return make_workload([Sentence(str(i), "", source) for i, source in enumerate(sources)], size).batches
 
 
 def find(rows, cell, metric, **where):

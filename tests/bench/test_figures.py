@@ -18,8 +18,11 @@ from bench.figures.style import FAMILIES, family_style, text_size, wrap
 from tests.bench.figure_checks import CROWD, draw, drawn, overlaps, shown, texts
 from tests.bench.synthetic import NINE, REFERENCES, Spec, failed, records, write_run
 
+HEADER = "task,system,data,settings,sentence,milliseconds,tokens\n"
 CELL_KINDS = ("quality-speedup", "throughput", "latency")
 KINDS = (*CELL_KINDS, "quality-passes", "multimodality")
+WHERE_THERE_IS_DATA = ("speedup", "latency-length")
+"""Kinds that are left out where there is nothing to show."""
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +33,9 @@ def nine(tmp_path_factory):
 
 
 def test_each_figure_is_there_as_png_and_svg(nine):
-    assert {p.name for p in nine.iterdir()} == {f"dates-{kind}.{s}" for kind in KINDS for s in ("png", "svg")}
+    assert {p.name for p in nine.iterdir()} == {
+        f"dates-{kind}.{s}" for kind in (*KINDS, *WHERE_THERE_IS_DATA) for s in ("png", "svg")
+    }
     for path in nine.glob("*.png"):
         head = path.read_bytes()[:33]
         assert head.startswith(b"\x89PNG")
@@ -223,9 +228,10 @@ def test_boxes_show_the_quantiles_of_the_raw_times(tmp_path):
     [
         ("", "not a table of latencies"),
         ("task,system\na,b\n", "no column data, settings"),
-        ("task,system,data,settings,sentence,milliseconds\na,b,c,d,1,2\na,b,c,d,1,x\n", ":3: milliseconds is 'x'"),
-        ("task,system,data,settings,sentence,milliseconds\na,b,c,d,1,-1\n", ":2: milliseconds is '-1'"),
-        ("task,system,data,settings,sentence,milliseconds\na,b,c,d,1\n", ":2: milliseconds is"),
+        (f"{HEADER}a,b,c,d,1,2,7\na,b,c,d,1,x,7\n", ":3: milliseconds is 'x'"),
+        (f"{HEADER}a,b,c,d,1,-1,7\n", ":2: milliseconds is '-1'"),
+        (f"{HEADER}a,b,c,d,1\n", ":2: milliseconds is"),
+        (f"{HEADER}a,b,c,d,1,2,-7\n", ":2: tokens is '-7', no number of tokens"),
     ],
 )
 def test_damaged_latencies_are_refused(tmp_path, text, message):

@@ -266,13 +266,6 @@ def test_latencies_hold_every_sentence_of_every_round(measure):
     assert all(int(row["tokens"]) == lengths[row["sentence"]] for row in rows)
 
 
-@pytest.mark.parametrize(
-    ("count", "expected"), [(3, [0, 1, 2]), (8, list(range(8))), (15, [0, 2, 4, 6, 8, 10, 12, 14])]
-)
-def test_warm_up_spreads_over_the_lengths(count, expected):
-    assert speed.spread(count, 8) == expected
-
-
 def test_the_roofline_is_counted_where_it_is_asked_for(measure):
     plain = measure(spec([cell("a", ms_per_batch=1)]), "plain")
     assert not [row for row in plain if row["metric"] == "roofline_fraction"]

@@ -3,11 +3,12 @@ import pytest
 from bench.journal import Failure
 from bench.passes import Observation
 from bench.roofline import Bound
-from bench.speed_rows import Measured, measurements
+from bench.speed_rows import Measured, Sample, measurements
 from bench.timing import Point, Timing
 from tests.bench.scripted import find
 
 MS = 10**6
+CELL = [{"id": "cell", "label": "", "seed": 1}]
 PARTS = {"tokenise": MS, "detokenise": MS}
 
 
@@ -20,7 +21,8 @@ def measured(times, failures=None, batch_size=8, observations=None, references=(
         for i, t in enumerate(rounds)
     ]
     points = [Point(name, batch_size) for name in times]
-    return Measured(cells, references, points, num_sentences, timings, failures or {}, observations or {})
+    samples = {batch_size: Sample(num_sentences)}
+    return Measured(cells, references, points, samples, timings, failures or {}, observations or {})
 
 
 def test_rates_are_medians_over_rounds():
@@ -90,7 +92,7 @@ def latencies(num_sentences, rounds=2):
     durations = tuple((i + 1) * MS for i in range(num_sentences))
     parts = {"tokenise": num_sentences * MS, "detokenise": 2 * num_sentences * MS}
     timings = [Timing(r, point, durations, (1,) * num_sentences, parts=parts, wall=1.0) for r in range(rounds)]
-    return measurements(Measured([{"id": "cell", "label": "", "seed": 1}], [], [point], num_sentences, timings, {}, {}))
+    return measurements(Measured(CELL, [], [point], {1: Sample(num_sentences)}, timings, {}, {}))
 
 
 @pytest.mark.parametrize(("percentile", "least"), [(50, 7), (90, 64), (95, 130), (99, 662)])
@@ -125,8 +127,8 @@ def speech(times, batch_size=1, failures=None):
     point = Point("cell", batch_size)
     parts = {"features": 3 * MS, "detokenise": MS} if batch_size == 1 else {}
     timings = [Timing(i, point, (t // 2, t - t // 2), (6, 6), parts=parts, wall=1.0) for i, t in enumerate(times)]
-    cells = [{"id": "cell", "label": "", "seed": 1}]
-    return measurements(Measured(cells, [], [point], 4, timings, failures or {}, {}, audio_seconds=2.0))
+    samples = {batch_size: Sample(4, audio_seconds=2.0)}
+    return measurements(Measured(CELL, [], [point], samples, timings, failures or {}, {}))
 
 
 def test_the_real_time_factor_sets_time_against_audio():
@@ -170,7 +172,7 @@ def test_text_has_no_real_time_factor():
 def test_foreign_load_is_a_share_of_one_core_over_all_timed_regions(foreign, value):
     point = Point("cell", 8)
     timings = [Timing(r, point, (MS,), (1,), wall=1.0, foreign=f) for r, f in enumerate(foreign)]
-    rows = measurements(Measured([{"id": "cell", "label": "", "seed": 1}], [], [point], 8, timings, {}, {}))
+    rows = measurements(Measured(CELL, [], [point], {point.batch_size: Sample(8)}, timings, {}, {}))
     row = find(rows, "cell", "foreign_cpu")
     assert row["value"] == (value if value is None else pytest.approx(value))
     assert bool(row["reason"]) == (value is None)
@@ -179,7 +181,7 @@ def test_foreign_load_is_a_share_of_one_core_over_all_timed_regions(foreign, val
 def test_peak_memory_is_the_largest_of_the_rounds():
     point = Point("cell", 8)
     timings = [Timing(r, point, (MS,), (1,), wall=1.0, peak_memory=m * 2**20) for r, m in enumerate((5, 7, 6))]
-    rows = measurements(Measured([{"id": "cell", "label": "", "seed": 1}], [], [point], 8, timings, {}, {}))
+    rows = measurements(Measured(CELL, [], [point], {point.batch_size: Sample(8)}, timings, {}, {}))
     assert (find(rows, "cell", "peak_memory")["value"], find(rows, "cell", "peak_memory")["unit"]) == (7, "MiB")
 
 
@@ -188,7 +190,7 @@ def test_passes_of_companions_have_a_row_only_where_there_are_companions():
     timings = [Timing(0, point, (MS, MS), (3, 4), parts={"tokenise": MS, "detokenise": MS}, wall=1.0)]
     for passes, expected in (({"decoder": [2, 4]}, []), ({"decoder": [2, 4], "companion": [1, 2]}, [1.5])):
         seen = {"cell": Observation(passes, [2, 4], [3, 4])}
-        rows = measurements(Measured([{"id": "cell", "label": "", "seed": 1}], [], [point], 2, timings, {}, seen))
+        rows = measurements(Measured(CELL, [], [point], {point.batch_size: Sample(2)}, timings, {}, seen))
         assert [r["value"] for r in rows if r["metric"] == "companion_passes"] == expected
 
 
@@ -200,8 +202,7 @@ def test_rows_compare_the_counted_batches_with_their_own_time():
         for i, k in enumerate((1, 2))
     ]
     bounds = {point: Bound((0, 2), flops=5000, bytes=200, seconds=0.008)}
-    cells = [{"id": "cell", "label": "", "seed": 1}]
-    rows = measurements(Measured(cells, [], [point], 11, timings, {}, {}, bounds=bounds))
+    rows = measurements(Measured(CELL, [], [point], {point.batch_size: Sample(11)}, timings, {}, {}, bounds=bounds))
     share = find(rows, "cell", "roofline_fraction")
     assert (share["value"], share["unit"]) == (pytest.approx((20 + 10) / 2), "%")
     assert (share["ci_low"], share["ci_high"]) == (pytest.approx(10), pytest.approx(20))

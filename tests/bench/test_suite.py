@@ -5,8 +5,8 @@ import json
 import pytest
 
 from bench.errors import UserError
+from bench.settings_labels import settings_labels
 from bench.suite import SuiteError
-from bench.suite_systems import settings_labels
 from tests.bench import made_up
 from tests.bench.made_up import SUITE, Settings, changed, load
 
@@ -125,6 +125,24 @@ def test_labels(entries, labels):
     assert settings_labels([Settings(**entry) for entry in entries]) == labels
 
 
+def test_settings_for_all_systems_go_without_saying():
+    shared = changed("train:\n", "decoding: {alpha: 0.9}\ntrain:\n")
+    own = changed("settings: [{beam: 1}, {beam: 5}]", "settings: [{beam: 1}, {beam: 5, alpha: 0.6}]", shared)
+    suite = load(own + "references: [{system: transformer, settings: {beam: 1}}]\n")
+    first, second, *others = suite.cells()
+    assert (first.settings["alpha"], first.settings_label) == (0.9, "beam=1")
+    assert (second.settings["alpha"], second.settings_label) == (0.6, "beam=5 alpha=0.6")
+    assert all("alpha" not in cell.settings for cell in others), "the family has no such field"
+    assert suite.references[0].settings == first.settings
+
+
+def test_settings_for_all_systems_are_checked():
+    with pytest.raises(SuiteError, match=r"decoding\.alpa: unknown key 'alpa'; did you mean 'alpha'\?"):
+        load(changed("train:\n", "decoding: {alpa: 0.9}\ntrain:\n"))
+    with pytest.raises(SuiteError, match=r"s\.yaml:5: decoding\.alpha: must be a number, got \"high\""):
+        load(changed("train:\n", "decoding: {alpha: high}\ntrain:\n"))
+
+
 def test_select_keeps_the_teacher_as_a_model_only():
     text = changed("  learning_rate", "  seeds: [1, 2]\n  learning_rate")
     suite = load(changed("    config:\n", "    train: {seeds: [2]}\n    config:\n", text)).select(["ctc"])
@@ -176,7 +194,7 @@ def test_overrides():
     [
         (
             "trian.threads=2",
-            "--set trian.threads=2: trian: unknown key; did you mean 'train'? allowed: backbone, distill,",
+            "--set trian.threads=2: trian: unknown key; did you mean 'train'? allowed: backbone, decoding,",
         ),
         ("train.seed=2", "--set train.seed=2: train.seed: unknown key; did you mean 'seeds'? allowed: adam_beta2,"),
         ("train.threads=two", '--set train.threads=two: train.threads: must be an integer, got "two"'),

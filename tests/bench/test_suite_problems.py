@@ -32,7 +32,7 @@ def refused(old="", new="", text=SUITE, overrides=()):
     ("old", "new", "answer"),
     [
         # misspelt keys at every level
-        ("measure:", "mesure:", "19: mesure: unknown key; did you mean 'measure'? allowed: backbone, distill,"),
+        ("measure:", "mesure:", "19: mesure: unknown key; did you mean 'measure'? allowed: backbone, decoding,"),
         (
             "- dates",
             "- {task: dates,\n     folde: x}",
@@ -111,7 +111,7 @@ def refused(old="", new="", text=SUITE, overrides=()):
         ("num_heads: 4", "dropout: 1", "4: backbone.dropout: 1 is out of range; allowed: >= 0 and < 1"),
         ("{beam: 5}", "{beam: 0}", "12: systems[0].settings[1].beam: 0 is out of range; allowed: >= 1"),
         ("[1, 8]", "[0, 8]", "20: measure.speed.batch_sizes[0]: 0 is out of range; allowed: >= 1"),
-        ("600_000", "-1", "6: train.budget.target_tokens: -1 is out of range; allowed: > 0"),
+        ("600_000", "-1", "6: train.budget.target_tokens: -1 is out of range; allowed: >= 0"),
         ("name: quick", "name: Quick one", '1: name: "Quick one" is out of range; allowed: matching ^[a-z0-9_-]+$'),
         ("[1, 8]", "[8, 1]", "20: measure.speed.batch_sizes: batch sizes must rise, got 8, 1"),
         ("[1, 8]", "[8, 8]", "20: measure.speed.batch_sizes: batch sizes must rise, got 8, 8"),

@@ -213,3 +213,22 @@ def test_the_average_is_taken_only_if_it_is_better(mean_score, choice, data, tmp
         expected = (second[name] + fourth[name]) / 2 if mean_score == 10 else second[name]
         torch.testing.assert_close(tensor, expected)
     assert json.loads((tmp_path / "training.json").read_text())["selection"]["weights"] == choice
+
+
+def test_a_budget_of_nothing_keeps_the_weights_as_they_were_drawn(data, tmp_path):
+    spec = tiny.spec(budget={"target_tokens": 0})
+    training.run(spec, tmp_path, {"data": data}, tiny.silent)
+    report = json.loads((tmp_path / "training.json").read_text())
+    assert report["curve"] == []
+    assert report["selection"] == {"metric": "exact_match", "weights": "untrained", "score": None}
+    values = {record["metric"]: record["value"] for record in report["records"]}
+    assert values.pop("parameters") > 0
+    assert values == {"train_tokens": 0, "train_minutes": 0}
+    torch.manual_seed(spec["seed"])
+    family = training.load_family(spec["family"])
+    model = family.model(family.config(**spec["config"]), training.PreparedData(data).data_spec)
+    drawn = training.weights_of(model)
+    kept = load_file(tmp_path / "model.safetensors")
+    assert kept.keys() == drawn.keys()
+    for name, tensor in drawn.items():
+        torch.testing.assert_close(kept[name], tensor, rtol=0, atol=0)

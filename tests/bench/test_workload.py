@@ -3,7 +3,7 @@ import torch
 
 from bench.preparation import PreparedData
 from bench.steps import StepFailure
-from bench.workload import Output, OutputMismatch, Scored, System, draw_sample
+from bench.workload import Output, OutputMismatch, Scored, Sentence, System, draw_sample, make_workload, spread
 from models.interface import PAD, UNK, DataSpec
 from tests.bench import tiny
 from tests.bench.scripted import batches_of
@@ -48,6 +48,23 @@ def test_batches_are_cut_in_order_and_padded():
     assert first.src.tolist() == [[7, PAD], [8, 9]]
     assert first.src_len.tolist() == [1, 2]
     assert second.src.tolist() == [[10, 11, 12]]
+
+
+def test_a_workload_of_fewer_batches_is_spread_over_the_lengths():
+    sample = [Sentence(str(i), None, [7] * (i + 1)) for i in range(10)]
+    work = make_workload(sample, 2, max_batches=3)
+    assert work.indices == (0, 1, 4, 5, 8, 9)
+    assert [batch.src_len.tolist() for batch in work.batches] == [[1, 2], [5, 6], [9, 10]]
+    assert make_workload(sample, 1, max_batches=1).indices == (5,)
+    for most in (None, 4, 100):
+        assert make_workload(sample, 3, most).indices == tuple(range(10))
+
+
+def test_outputs_of_a_part_of_the_sample_are_compared_with_their_own():
+    scored = system(([7], -1.0), ([8], -2.0), ([9], -3.0))
+    assert scored.count_ties([output([[7]], [-1.0]), output([[9]], [-3.0])], indices=[0, 2]) == 0
+    with pytest.raises(OutputMismatch, match="1 of 2 outputs differ"):
+        scored.count_ties([output([[7], [8]], [-1.0, -2.0])], indices=[0, 2])
 
 
 def test_emitted_tokens_are_counted_without_padding():
@@ -106,3 +123,10 @@ def test_scores_that_are_all_equal_excuse_nothing():
 def test_timed_outputs_hold_what_targets_can_also_if_they_were_scored(ids, answer):
     with pytest.raises(StepFailure, match=answer):
         system((ids, 0.0)).count_ties([output([ids], [0.0])])
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"), [(3, [0, 1, 2]), (8, list(range(8))), (15, [0, 2, 4, 6, 8, 10, 12, 14])]
+)
+def test_a_spread_has_the_ends_in_it(count, expected):
+    assert spread(count, 8) == expected

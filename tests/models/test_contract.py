@@ -198,3 +198,26 @@ def test_learning_rate_warms_up_and_decays_to_zero():
     assert learning_rate(config, 0.1) == pytest.approx(1.0)
     assert learning_rate(config, 0.55) == pytest.approx(0.5)
     assert learning_rate(config, 1.0) == pytest.approx(0.0)
+
+
+FIXED = {"output_length": "source"}
+
+
+@pytest.mark.parametrize("name", sorted(built_in_families()))
+def test_outputs_as_long_as_the_source_whatever_the_weights_say(name):
+    more = (
+        {"mode": "serial"} if name in ("insertion", "kermit") else {"beam": 3} if name in ("transformer", "rnn") else {}
+    )
+    for options in (FIXED, FIXED | more):
+        settings = settings_of(name, options)
+        for seed in range(3):
+            model = build(name, seed=seed)
+            for parameter in model.parameters():  # they would end at once, or never
+                parameter.data.mul_(1.5)
+            sources = [p.source for p in pairs(16, seed=seed, longest=16)]
+            outputs = decode(model, sources, settings)
+            assert [len(tokens) for tokens in outputs] == [len(source) for source in sources]
+            assert all(t >= NUM_SPECIAL for tokens in outputs for t in tokens)
+            assert outputs == [decode(model, [source], settings)[0] for source in sources]
+    assert settings.unfit("speech")
+    assert not settings.unfit("text")

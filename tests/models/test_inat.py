@@ -163,7 +163,7 @@ def test_each_row_stops_at_its_own_fixed_point_and_leaves_the_batch():
     decoder = Counting()
     output = OutputLayer(torch.eye(64), banned=range(NUM_SPECIAL))
     start = Canvas(tokens, lengths, torch.zeros(6, 2))
-    canvas, iterations = refine_until_done(Rewriter(decoder, output, Caps(caps), 2), start, 5)
+    canvas, iterations = refine_until_done(Rewriter(decoder, output, Caps(caps), 2, stops=True), start, 5)
     assert canvas.tokens.tolist() == [[11, 11], [11, PAD], [10, 10], [10, PAD], [15, 15], [15, PAD]]
     assert iterations.tolist() == [2, 2, 1, 1, 5, 5]
     assert decoder.rows == [6, 4, 2, 2, 2]

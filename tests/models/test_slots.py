@@ -234,7 +234,7 @@ def test_insertion_equals_inserting_one_by_one(choices, data):
 
 
 def decode(network, n, limit=100, **options):
-    return insert_until_done(network, n, torch.device("cpu"), limit, InsertionSettings(**options))
+    return insert_until_done(network, torch.ones(n, dtype=torch.long), limit, InsertionSettings(**options))
 
 
 def outputs(decoded):

@@ -1,0 +1,80 @@
+"""What training leaves: the best snapshot of the weights or their average, and the report of the run."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import save_file
+
+from bench.checkpoint import MODEL_FILE
+from bench.steps import write_json
+from models.interface import DataSpec
+from models.weights import fill, weights_of
+
+if TYPE_CHECKING:
+    from bench.training import Trainer
+
+CHECKPOINT = "checkpoint.safetensors"
+"""What resuming needs."""
+
+
+def finish(
+    trainer: Trainer, data: DataSpec, metric: str, left_out: int = 0, started: dict[str, Any] | None = None
+) -> None:
+    """Choose between the best snapshot and the average, write the artifact and drop what only resuming needed.
+
+    A model that was not trained is kept as it is.
+
+    left_out: training pairs that were not trained on, for their target holds an unknown word; started: the system from
+    whose encoder training started, and the names of the tensors that were taken.
+    """
+    snapshots = trainer.snapshots()
+    untrained = (None, weights_of(trainer.model))
+    best_score, chosen = max(reversed(snapshots), key=lambda s: s[0], default=untrained)  # among equals the latest
+    averaged = len(snapshots) if trainer.config.average == "best" else min(len(snapshots), trainer.config.average_count)
+    choice = "best" if snapshots else "untrained"
+    score = best_score
+    if averaged > 1:
+        members = [weights for _, weights in snapshots[-averaged:]]
+        mean = {k: torch.stack([m[k].float() for m in members]).mean(0).to(v.dtype) for k, v in members[0].items()}
+        fill(trainer.model, mean)
+        trainer.model.eval()
+        mean_score = trainer.evaluate(trainer.model)
+        if best_score is None or mean_score >= best_score:
+            chosen, choice, score = mean, f"average of {averaged}", mean_score
+    save_file(chosen, trainer.folder / MODEL_FILE)
+    state = trainer.state
+    parameters = sum(p.numel() for p in trainer.model.parameters())
+    records = [
+        {"metric": "parameters", "value": parameters, "unit": ""},
+        {
+            "metric": "train_tokens",
+            "value": state.tokens,
+            "unit": "tokens",
+            "signature": "" if started is None else f"init:{started['system']}",
+        },
+        {"metric": "train_minutes", "value": state.seconds / 60, "unit": "min"},
+    ]
+    if state.seconds:
+        records.append({"metric": "train_tokens_per_second", "value": state.tokens / state.seconds, "unit": "tokens/s"})
+    if "infeasible" in state.counts:
+        share = 100 * state.counts["infeasible"] / max(state.pairs, 1)
+        records.append({"metric": "infeasible_pairs", "value": share, "unit": "%"})
+    if left_out:
+        share = 100 * left_out / (left_out + len(trainer.batches.pairs))
+        records.append({"metric": "unknown_targets", "value": share, "unit": "%"})
+    write_json(
+        trainer.folder / "training.json",
+        {
+            "curve": state.curve,
+            "counts": state.counts,
+            "init": started,
+            "selection": {"metric": metric, "weights": choice, "score": score},
+            "data": asdict(data),
+            "records": records,
+        },
+    )
+    for file in [trainer.folder / CHECKPOINT, *trainer.folder.glob("snapshot-*.safetensors")]:
+        file.unlink(missing_ok=True)
