@@ -139,9 +139,9 @@ class SpeedConfig(Options):
     """Batch sizes, rising; one that does not fit in memory becomes a record with status oom."""
     sentences: int = Field(160, ge=1)
     """Test sentences (a fixed random sample) in each timed round."""
-    max_batches: int | None = Field(None, ge=1)
-    """Batches of each size in a timed round, evenly over the sample sorted by length; all of them by default. Small
-    batches of many sentences take long."""
+    max_batches: Annotated[int, Field(ge=1)] | tuple[Annotated[int, Field(ge=1)], ...] | None = None
+    """Most batches of a size in a timed round, evenly over the sample sorted by length: one number for all sizes, or as
+    many as there are sizes; all batches by default. A sample that fills a large batch makes a great many small ones."""
     min_seconds: float = Field(2.0, ge=0)
     """Least time spent on each cell and batch size, warm-up apart."""
     min_runs: int = Field(8, ge=2)
@@ -161,6 +161,21 @@ class SpeedConfig(Options):
         if any(later <= earlier for earlier, later in itertools.pairwise(sizes)):
             raise ValueError(f"batch sizes must rise, got {', '.join(map(str, sizes))}")
         return sizes
+
+    @model_validator(mode="after")
+    def _a_number_for_each_size(self) -> SpeedConfig:
+        if isinstance(self.max_batches, tuple) and len(self.max_batches) != len(self.batch_sizes):
+            raise ValueError(f"max_batches has {len(self.max_batches)} numbers for {len(self.batch_sizes)} batch_sizes")
+        return self
+
+    def batches_of(self, size: int) -> int | None:
+        """Return the most batches of `size` sentences in a round; None if there is no limit.
+
+        Of a size that is not among `batch_sizes`, as many as of the first.
+        """
+        if not isinstance(self.max_batches, tuple):
+            return self.max_batches
+        return self.max_batches[self.batch_sizes.index(size) if size in self.batch_sizes else 0]
 
 
 class MeasureConfig(Options):

@@ -120,7 +120,10 @@ FORMULAS: dict[Any, Callable[..., int]] = {
 }
 """Floating-point operations of what torch's own counter does not know."""
 if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-    FORMULAS[torch.ops.mkldnn._linear_pointwise] = lambda x, weight, *_: 2 * x.numel() * weight.shape[0]
+    # Before the weight may come what is added to the product; then its last dimension says how many outputs there are.
+    FORMULAS[torch.ops.mkldnn._linear_pointwise] = lambda x, weight, *more: (
+        2 * x.numel() * (weight.shape[-1] if isinstance(more[-1], str) and more[-1] == "add" else weight.shape[0])
+    )
 
 
 @dataclass(frozen=True)

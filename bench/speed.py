@@ -91,7 +91,8 @@ class Session:
         decoded_by_all = set.intersection(*map(set, self.hypotheses))
         self.sample = draw_sample(self.data, spec["split"], decoded_by_all, self.config.sentences)
         self.work = {
-            size: make_workload(self.sample, size, self.config.max_batches) for size in {1, *self.config.batch_sizes}
+            size: make_workload(self.sample, size, self.config.batches_of(size))
+            for size in {1, *self.config.batch_sizes}
         }
         self.points = [Point(cell["id"], size) for cell in spec["cells"] for size in self.config.batch_sizes]
         self.systems: dict[str, System] = {}

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.linear import Linear
+from models.linear import Linear, linear
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,25 @@ class Block:
 
 @dataclass
 class KeyValues:
-    """Keys and values of one attention layer, [n, h, size, k] each, of which the first `length` positions are set."""
+    """Keys and values of one attention layer, of which the first `length` positions are set."""
 
-    keys: Tensor
-    values: Tensor
-    length: int
+    both: Tensor
+    """[2, n, h, size, k]: keys, then values."""
+    weight: Tensor
+    """[3d, d]: the layer's weights for queries, keys and values together, so that a step makes one product."""
+    bias: Tensor
+    """[3d]."""
+    length: int = 0
+
+    @property
+    def keys(self) -> Tensor:
+        """[n, h, size, k]."""
+        return self.both[0]
+
+    @property
+    def values(self) -> Tensor:
+        """[n, h, size, k]."""
+        return self.both[1]
 
     def put(self, keys: Tensor, values: Tensor, positions: Tensor, end: int) -> None:
         """Set keys and values [n, h, m, k] at positions [n, m], all below `end`, which the length then reaches.
@@ -53,14 +67,9 @@ class KeyValues:
 
     def select(self, rows: Tensor) -> None:
         """Keep the batch rows `rows` [m], m <= n, in that order; a row may repeat (beams). Moves only what is set."""
-        self.keys = self._selected(self.keys, rows)
-        self.values = self._selected(self.values, rows)
-
-    def _selected(self, buffer: Tensor, rows: Tensor) -> Tensor:
-        moved = buffer[:, :, : self.length].index_select(0, rows)
-        buffer = buffer[: rows.shape[0]]
-        buffer[:, :, : self.length] = moved
-        return buffer
+        moved = self.both[:, :, :, : self.length].index_select(1, rows)
+        self.both = self.both[:, : rows.shape[0]]
+        self.both[:, :, :, : self.length] = moved
 
 
 class Attention(nn.Module):
@@ -91,9 +100,17 @@ class Attention(nn.Module):
         return keys, values
 
     def attend(
-        self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None, causal: bool = False
+        self,
+        x: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        mask: Tensor | None = None,
+        causal: bool = False,
+        added: Tensor | None = None,
     ) -> Tensor:
         """Attend from x [b, t, d] to keys and values [m, h, s, k]; `mask` [m, 1, 1|t, s] is True where allowed.
+
+        `added` [b, t, d] is added to the result.
 
         b is m, or a multiple of it: then b/m consecutive rows of x (the beams or candidates of a sentence) share one
         row of keys and values, which is never copied; the mask must then be the same at each of their positions.
@@ -101,30 +118,44 @@ class Attention(nn.Module):
         b, t, d = x.shape
         query = self.query(x).view(keys.shape[0], -1, self.heads, d // self.heads).transpose(1, 2)  # [m, h, t', k]
         mixed = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, is_causal=causal)
-        result: Tensor = self.output(mixed.transpose(1, 2).reshape(b, t, d))
+        result: Tensor = self.output(mixed.transpose(1, 2).reshape(b, t, d), added=added)
         return result
 
-    def forward(self, x: Tensor, memory: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
-        """Attend from x [b, t, d] to memory [b, s, d] -> [b, t, d]."""
-        return self.attend(x, *self.project(memory), mask=mask, causal=causal)
+    def forward(
+        self,
+        x: Tensor,
+        memory: Tensor,
+        mask: Tensor | None = None,
+        causal: bool = False,
+        added: Tensor | None = None,
+    ) -> Tensor:
+        """Attend from x [b, t, d] to memory [b, s, d] -> [b, t, d]; `added` [b, t, d] is added to the result."""
+        return self.attend(x, *self.project(memory), mask, causal, added)
 
-    def step(self, x: Tensor, cache: KeyValues, block: Block | None = None) -> Tensor:
+    def step(self, x: Tensor, cache: KeyValues, block: Block | None = None, added: Tensor | None = None) -> Tensor:
         """Append the position x [b, 1, d] to the cache and attend to all positions so far -> [b, 1, d].
 
-        With a `block` of m positions x is [b, m, d], each row's own positions are set and attended from.
+        With a `block` of m positions x is [b, m, d], each row's own positions are set and attended from. `added` is
+        added to the result.
         """
-        keys, values = self.project(x)
-        if block is not None:
-            end = block.mask.shape[-1]
+        b, m, d = x.shape
+        joint = linear(x, cache.weight, cache.bias).view(b, m, 3, self.heads, d // self.heads)
+        if block is None:
+            mask, end = None, cache.length + 1
+            cache.both[:, :, :, cache.length] = joint[:, 0, 1:].transpose(0, 1)
+            cache.length = end
+        else:
+            mask, end = block.mask, block.mask.shape[-1]
+            _, keys, values = joint.permute(2, 0, 3, 1, 4)
             cache.put(keys, values, block.positions, end)
-            return self.attend(x, cache.keys[:, :, :end], cache.values[:, :, :end], mask=block.mask)
-        cache.keys[:, :, cache.length] = keys[:, :, 0]
-        cache.values[:, :, cache.length] = values[:, :, 0]
-        cache.length += 1
-        return self.attend(x, cache.keys[:, :, : cache.length], cache.values[:, :, : cache.length])
+        keys, values = cache.both[:, :, :, :end]
+        mixed = F.scaled_dot_product_attention(joint[:, :, 0].transpose(1, 2), keys, values, attn_mask=mask)
+        result: Tensor = self.output(mixed.transpose(1, 2).reshape(b, m, d), added=added)
+        return result
 
     def empty_cache(self, batch: int, size: int, like: Tensor) -> KeyValues:
         """Return a cache for `batch` rows of up to `size` positions, with the device and dtype of `like`."""
         width = self.query.out_features // self.heads
-        shape = (batch, self.heads, size, width)
-        return KeyValues(like.new_empty(shape), like.new_empty(shape), 0)
+        weight = torch.cat([self.query.weight, self.key_value.weight]).to(like.dtype)
+        bias = torch.cat([self.query.bias, self.key_value.bias]).to(like.dtype)
+        return KeyValues(like.new_empty(2, batch, self.heads, size, width), weight, bias)

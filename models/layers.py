@@ -6,6 +6,7 @@ Transformer of Vaswani et al. 2017, pre-norm by default (Xiong et al. 2020). Let
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import ClassVar, Literal, Self
 
 import torch
@@ -138,9 +139,9 @@ class FeedForward(nn.Module):
         self.outer = Linear(hidden, dim)
         self.dropout = Dropout(dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[b, t, d] -> [b, t, d]."""
-        result: Tensor = self.outer(self.dropout(F.relu(self.inner(x))))
+    def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
+        """[b, t, d] -> [b, t, d]; `added` [b, t, d] is added to the result."""
+        result: Tensor = self.outer(self.dropout(self.inner(x, relu=True)), added=added)
         return result
 
 
@@ -159,13 +160,16 @@ class Convolution(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.outer = Linear(dim, dim)
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """[b, s, d] -> [b, s, d]; what `mask` [b, 1, 1, s] leaves out counts as zero."""
+    def forward(self, x: Tensor, mask: Tensor | None, added: Tensor | None = None) -> Tensor:
+        """[b, s, d] -> [b, s, d]; what `mask` [b, 1, 1, s] leaves out counts as zero.
+
+        `added` [b, s, d] is added to the result.
+        """
         gated = F.glu(self.inner(x), dim=-1)
         if mask is not None:
             gated = gated * mask[:, 0, 0, :, None]
         mixed = self.depthwise(gated[:, None].permute(0, 3, 1, 2)).permute(0, 2, 3, 1)[:, 0]
-        result: Tensor = self.outer(F.silu(self.norm(mixed)))
+        result: Tensor = self.outer(F.silu(self.norm(mixed)), added=added)
         return result
 
 
@@ -198,11 +202,10 @@ class Layer(nn.Module):
         memory_mask: Tensor | None = None,
     ) -> Tensor:
         """Run on x [b, t, d]; `memory` holds the projected keys and values of the cross-attention."""
-        h = self.norm_self(x) if self.pre_norm else x
-        x = self._add(x, self.self_attention(h, h, mask=self_mask, causal=causal), self.norm_self)
+        x = self._after(x, self.norm_self, lambda h, added: self.self_attention(h, h, self_mask, causal, added))
         if self.convolution is not None and self.norm_convolution is not None:
-            h = self.norm_convolution(x) if self.pre_norm else x
-            x = self._add(x, self.convolution(h, self_mask), self.norm_convolution)
+            convolution = self.convolution
+            x = self._after(x, self.norm_convolution, lambda h, added: convolution(h, self_mask, added))
         return self._rest(x, memory, memory_mask)
 
     def step(
@@ -214,21 +217,25 @@ class Layer(nn.Module):
         block: Block | None = None,
     ) -> Tensor:
         """Run on the next position x [b, 1, d], or the `block` of them, with the cached earlier ones."""
-        h = self.norm_self(x) if self.pre_norm else x
-        x = self._add(x, self.self_attention.step(h, cache, block), self.norm_self)
+        x = self._after(x, self.norm_self, lambda h, added: self.self_attention.step(h, cache, block, added))
         return self._rest(x, memory, memory_mask)
 
     def _rest(self, x: Tensor, memory: tuple[Tensor, Tensor] | None, memory_mask: Tensor | None) -> Tensor:
-        if self.cross_attention is not None and self.norm_cross is not None:
+        cross = self.cross_attention
+        if cross is not None and self.norm_cross is not None:
             assert memory is not None
-            h = self.norm_cross(x) if self.pre_norm else x
-            x = self._add(x, self.cross_attention.attend(h, *memory, mask=memory_mask), self.norm_cross)
-        h = self.norm_feed(x) if self.pre_norm else x
-        return self._add(x, self.feed_forward(h), self.norm_feed)
+            keys, values = memory
+            x = self._after(
+                x, self.norm_cross, lambda h, added: cross.attend(h, keys, values, memory_mask, added=added)
+            )
+        return self._after(x, self.norm_feed, self.feed_forward)
 
-    def _add(self, x: Tensor, update: Tensor, norm: nn.Module) -> Tensor:
-        x = x + self.dropout(update)
-        return x if self.pre_norm else norm(x)
+    def _after(self, x: Tensor, norm: nn.Module, sublayer: Callable[[Tensor, Tensor | None], Tensor]) -> Tensor:
+        """Return x [b, t, d] after `sublayer(input, added)` with residual, dropout and norm."""
+        if self.pre_norm and not self.training:
+            return sublayer(norm(x), x)  # nothing stands between the last product and the sum
+        update = self.dropout(sublayer(norm(x) if self.pre_norm else x, None))
+        return x + update if self.pre_norm else norm(x + update)  # type: ignore[no-any-return]
 
 
 class Stack(nn.Module):

@@ -35,31 +35,46 @@ def prefers_onednn() -> bool:
     )
 
 
-def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return x [..., i] times the transpose of weight [o, i], plus bias [o] -> [..., o]; no gradient passes."""
+def product(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, relu: bool = False, added: Tensor | None = None
+) -> Tensor:
+    """Return x [..., i] times the transpose of weight [o, i], plus bias [o] -> [..., o]; no gradient passes.
+
+    relu: negative values become 0; added: [..., o], added to the product. At most one of them; oneDNN does either on
+    the way.
+    """
+    assert added is None or not relu
     if _by_onednn(x, weight):
-        result: Tensor = _onednn(x, weight, bias)
-        return result
-    return F.linear(x, weight, bias)
+        result: Tensor
+        if added is not None and added.dtype == torch.float32:
+            result = torch.ops.mkldnn._linear_pointwise.binary(x, added, weight, bias, "add")
+            return result
+        result = _onednn(x, weight, bias, "relu" if relu else "none")
+    else:
+        result = F.linear(x, weight, bias)
+        result = result.relu_() if relu else result
+    return result if added is None else added + result
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return what `F.linear` returns, [..., o] of x [..., i] and weight [o, i]; also when gradients are wanted."""
-    if not _by_onednn(x, weight):
-        return F.linear(x, weight, bias)
-    wanted = x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
-    if not (wanted and torch.is_grad_enabled()):
-        return product(x, weight, bias)
-    result: Tensor = _Linear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
-    return result
+def linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, relu: bool = False, added: Tensor | None = None
+) -> Tensor:
+    """Return what `product` returns; also when gradients are wanted."""
+    wanted = any(t is not None and t.requires_grad for t in (x, weight, bias, added)) and torch.is_grad_enabled()
+    if not wanted:
+        return product(x, weight, bias, relu, added)
+    differentiable = _Linear.apply if _by_onednn(x, weight) else F.linear
+    result: Tensor = differentiable(x, weight, bias)
+    result = F.relu(result) if relu else result
+    return result if added is None else added + result
 
 
 class Linear(nn.Linear):
     """`nn.Linear` by `linear`."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., i] -> [..., o]."""
-        return linear(x, self.weight, self.bias)
+    def forward(self, x: Tensor, relu: bool = False, added: Tensor | None = None) -> Tensor:
+        """[..., i] -> [..., o]; see `product`."""
+        return linear(x, self.weight, self.bias, relu, added)
 
 
 class _Linear(torch.autograd.Function):
@@ -94,8 +109,8 @@ def _by_onednn(x: Tensor, weight: Tensor) -> bool:
     return prefers_onednn() and torch._C._get_mkldnn_enabled() and not torch.is_autocast_enabled("cpu")
 
 
-def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "none") -> Tensor:
+    result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], "")
     return result
 
 
@@ -108,13 +123,18 @@ def _processor() -> str:
 
 
 def _agrees() -> bool:
-    """Return whether oneDNN's product is that of PyTorch, transposed operands included."""
+    """Return whether oneDNN's product is that of PyTorch, transposed operands and what it does on the way included."""
     x, weight = torch.linspace(-1, 1, 3 * 8).view(3, 8), torch.linspace(1, -2, 5 * 8).view(5, 8)
     bias = torch.linspace(0, 1, 5)
     try:
         pairs = (
             (_onednn(x, weight, bias), F.linear(x, weight, bias)),
             (_onednn(x.t(), weight[:3].t(), None), x.t() @ weight[:3]),
+            (_onednn(x, weight, bias, "relu"), F.linear(x, weight, bias).relu()),
+            (
+                torch.ops.mkldnn._linear_pointwise.binary(x, x[:, :5], weight, bias, "add"),
+                x[:, :5] + F.linear(x, weight, bias),
+            ),
         )
     except (RuntimeError, TypeError):  # no kernel on this processor, or another signature
         return False

@@ -18,8 +18,11 @@ from models.linear import linear
 class PositionalAttention(Attention):
     """Multi-head attention from positions to positions, which mixes the states that stand there."""
 
-    def mix(self, x: Tensor, codes: Tensor, mask: Tensor) -> Tensor:
-        """Mix states x [n, t, d] by position codes [t, d]; `mask` [n, 1, 1, t] is True where allowed."""
+    def mix(self, x: Tensor, codes: Tensor, mask: Tensor, added: Tensor | None = None) -> Tensor:
+        """Mix states x [n, t, d] by position codes [t, d]; `mask` [n, 1, 1, t] is True where allowed.
+
+        `added` [n, t, d] is added to the result.
+        """
         n, t, d = x.shape
         key_weight, value_weight = self.key_value.weight.chunk(2)
         key_bias, value_bias = self.key_value.bias.chunk(2)
@@ -28,7 +31,7 @@ class PositionalAttention(Attention):
         query = self._split(self.query(codes)[None]).expand(n, -1, -1, -1)
         keys = self._split(linear(codes, key_weight, key_bias)[None]).expand(n, -1, -1, -1)
         mixed = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
-        result: Tensor = self.output(mixed.transpose(1, 2).reshape(n, t, d))
+        result: Tensor = self.output(mixed.transpose(1, 2).reshape(n, t, d), added=added)
         return result
 
     def _split(self, x: Tensor) -> Tensor:
@@ -58,10 +61,9 @@ class PositionalLayer(Layer):
 
         others: [n, 1, t, t] bool, what each position's self-attention sees; real: [n, 1, 1, t] bool.
         """
-        h = self.norm_self(x) if self.pre_norm else x
-        x = self._add(x, self.self_attention(h, h, mask=others), self.norm_self)
-        h = self.norm_positional(x) if self.pre_norm else x
-        x = self._add(x, self.positional_attention.mix(h, codes, real), self.norm_positional)
+        x = self._after(x, self.norm_self, lambda h, added: self.self_attention(h, h, others, added=added))
+        mix = self.positional_attention.mix
+        x = self._after(x, self.norm_positional, lambda h, added: mix(h, codes, real, added))
         return self._rest(x, memory, memory_mask)
 
 

@@ -52,7 +52,7 @@ class Upsampler(Linear):
         self.factor = factor
         self.register_buffer("positions", sinusoids(max_source_length * factor, dim), persistent=False)
 
-    def forward(self, states: Tensor) -> Tensor:
+    def forward(self, states: Tensor) -> Tensor:  # type: ignore[override]  # nothing is added to frames
         """Return the inputs of all frames, [b, f, d] with f = s * factor, for encoder states [b, s, d].
 
         Position i becomes frames i * factor to (i + 1) * factor - 1; with n source positions the first n * factor

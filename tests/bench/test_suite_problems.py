@@ -114,6 +114,7 @@ def refused(old="", new="", text=SUITE, overrides=()):
         ("600_000", "-1", "6: train.budget.target_tokens: -1 is out of range; allowed: >= 0"),
         ("name: quick", "name: Quick one", '1: name: "Quick one" is out of range; allowed: matching ^[a-z0-9_-]+$'),
         ("[1, 8]", "[8, 1]", "20: measure.speed.batch_sizes: batch sizes must rise, got 8, 1"),
+        ("[1, 8]", "[1, 8], max_batches: [3]", "20: measure.speed: max_batches has 1 numbers for 2 batch_sizes"),
         ("[1, 8]", "[8, 8]", "20: measure.speed.batch_sizes: batch sizes must rise, got 8, 8"),
         ("  learning_rate: 1e-3", "  seeds: [1, 1]", "7: train.seeds: seeds must differ, got 1, 1"),
         # several keys together

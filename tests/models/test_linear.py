@@ -118,3 +118,27 @@ def test_a_kernel_that_disagrees_or_refuses_is_not_used(monkeypatch):
 
     monkeypatch.setattr(module, "_onednn", refuses)
     assert not module._agrees()
+
+
+@pytest.mark.parametrize("options", ["relu", "added", "both are refused"])
+@pytest.mark.parametrize("wanted", [True, False])
+def test_what_is_done_on_the_way(library, options, wanted):
+    torch.manual_seed(2)
+    x, weight, bias = (t.requires_grad_(wanted) for t in (torch.randn(2, 3, 8), torch.randn(5, 8), torch.randn(5)))
+    added = torch.randn(2, 5, 3).transpose(1, 2).requires_grad_(wanted)
+    plain = F.linear(x, weight, bias)
+    if options == "relu":
+        result, expected = linear(x, weight, bias, relu=True), plain.relu()
+    elif options == "added":
+        result, expected = linear(x, weight, bias, added=added), plain + added
+    else:
+        with pytest.raises(AssertionError), torch.no_grad():
+            product(x, weight, bias, relu=True, added=added)
+        return
+    torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-5)
+    if wanted:
+        leaves = [x, weight, bias] + [added] * (options == "added")
+        seed = torch.randn(result.shape)
+        pairs = zip(torch.autograd.grad(result, leaves, seed), torch.autograd.grad(expected, leaves, seed), strict=True)
+        for got, exact in pairs:
+            torch.testing.assert_close(got, exact, atol=1e-4, rtol=1e-4)
