@@ -25,7 +25,7 @@ PARTS = ("encoder", "decoder", "output", "companion", "other")
 BLOCKS: tuple[tuple[str, tuple[type[nn.Module], ...], tuple[str, ...]], ...] = (
     ("encoder", (SourceEncoder, RecurrentEncoder, Bridge), ("forward", "with_summary", "summarised")),
     ("decoder", (Stack, EarlyDecoder, LateDecoder, Attention), ("forward", "step", "project_memory", "annotate")),
-    ("output", (OutputLayer,), ("forward", "most_probable", "log_probs_of", "logits_of")),
+    ("output", (OutputLayer,), ("forward",)),
 )
 """Part, the building blocks that belong to it, and the methods by which they work. Of nested ones the outer counts."""
 

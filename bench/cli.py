@@ -1,8 +1,8 @@
 """The verbs of `python -m bench`: arguments in, exit codes out; the work is done elsewhere.
 
-Exit codes: 0 good, 2 a cell or the program itself failed, 3 usage error or bad input, 130 interrupted. Modules that
-need torch are imported by the verbs that need them, so that `table` and `plot` start at once and run where torch is not
-installed.
+Exit codes: 0 good, 1 a regression (`gate`), 2 a cell or the program itself failed, 3 usage error or bad input, 130
+interrupted. Modules that need torch are imported by the verbs that need them, so that `table`, `plot` and `gate` start
+at once and run where torch is not installed.
 """
 
 from __future__ import annotations
@@ -45,6 +45,14 @@ class CellsFailed(Exception):
 
 class Stopped(Exception):
     """The run was interrupted; the message says how to go on."""
+
+
+class Judged(Exception):
+    """The gate has come to a judgement."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
 
 
 SuiteArgument = Annotated[Path, typer.Argument(help="Suite file (YAML).")]
@@ -186,6 +194,26 @@ def plot(folders: ResultsArgument) -> None:
 
 
 @app.command()
+def gate(
+    baseline: Annotated[Path, typer.Option(help="Results folder to compare with.", metavar="FOLDER")],
+    candidate: Annotated[Path, typer.Option(help="Results folder to judge.", metavar="FOLDER")],
+    markdown: Annotated[Path | None, typer.Option(help="Also write the table as Markdown.", metavar="FILE")] = None,
+    junit: Annotated[Path | None, typer.Option(help="Also write JUnit XML.", metavar="FILE")] = None,
+) -> None:
+    """Say whether anything has become worse: exit 0 no, 1 a regression, 2 a lost or failed cell, 3 not comparable."""
+    from bench.gate import report
+    from bench.gate.comparison import compare
+    from bench.gate.verdicts import exit_code
+
+    findings = compare(baseline, candidate)
+    report.print_findings(findings, _console())
+    for path, write in ((markdown, report.markdown), (junit, report.junit)):
+        if path is not None:
+            path.write_text(write(findings), encoding="utf-8")
+    raise Judged(exit_code(findings))
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON schema of suite files, for editors."""
     from bench.suite import suite_json_schema
@@ -211,6 +239,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return USAGE
     except CellsFailed:
         return FAILED
+    except Judged as judged:
+        return judged.code
     except Stopped as stopped:
         sys.stderr.write(f"{stopped}\n")
         return INTERRUPTED

@@ -19,9 +19,10 @@ from typing import Any
 from pydantic import BaseModel
 
 import bench
-from bench.graph import CellSteps, Graph, cell_id, slug
+from bench.graph import CellSteps, Graph
 from bench.jobs import Outcome
 from bench.machine import environment
+from bench.names import SENTENCES, cell_id, escape, slug
 from bench.records import Record, read_records, write_records
 from bench.steps import Step, write_json
 from bench.store import Store, key_of, write_atomically
@@ -79,6 +80,22 @@ class Collector:
             text = (self.store.path(*cell.evaluation.id) / "hypotheses.jsonl").read_text(encoding="utf-8")
             lines = [escape(json.loads(line)["hypothesis"]) for line in text.splitlines()]
             yield Path(slug(cell.cell.model.task.name)) / f"{cell.id}.txt", "".join(f"{line}\n" for line in lines)
+
+    def sentences(self) -> Iterator[tuple[Path, str]]:
+        """Yield a relative path and what the outputs of a task's cells answer, line by line: id, source, references."""
+        evaluated: dict[str, CellSteps] = {}
+        for cell in self.graph.cells:
+            if self._is_done(cell.evaluation):
+                evaluated.setdefault(cell.cell.model.task.name, cell)
+        split = self.graph.suite.measure.quality.split
+        for task, cell in evaluated.items():
+            outputs = (self.store.path(*cell.evaluation.id) / "hypotheses.jsonl").read_text(encoding="utf-8")
+            examples = (self.store.path(*cell.data.id) / f"{split}.jsonl").read_text(encoding="utf-8")
+            by_id = {row["id"]: row for row in map(json.loads, examples.splitlines())}
+            rows = (by_id[json.loads(line)["id"]] for line in outputs.splitlines())
+            lines = [{key: row[key] for key in ("id", "source", "references")} for row in rows]
+            text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+            yield Path(slug(task)) / SENTENCES, text
 
     def latencies(self) -> str | None:
         """Return the raw times of all tasks as CSV, each with the cell it belongs to; None if there are none."""
@@ -199,7 +216,7 @@ def write_results(collector: Collector, folder: Path, command: Sequence[str]) ->
     folder.mkdir(parents=True, exist_ok=True)
     texts = folder / "hypotheses"
     stale = former_hypotheses(folder)
-    for path, text in collector.hypotheses():
+    for path, text in (*collector.sentences(), *collector.hypotheses()):
         (texts / path).parent.mkdir(parents=True, exist_ok=True)
         write_atomically(texts / path, text)
         stale.discard(texts / path)
@@ -227,14 +244,9 @@ def former_hypotheses(folder: Path) -> set[Path]:
         records = read_records(folder / "records.csv")
     except (OSError, ValueError):
         return set()
-    return {
-        folder / "hypotheses" / slug(r.task) / f"{cell_id(r.system, r.data, r.seed, r.settings)}.txt" for r in records
-    }
-
-
-def escape(text: str) -> str:
-    r"""Return `text` on one line: a backslash is written as `\\`, a line feed as `\n`, a carriage return as `\r`."""
-    return text.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
+    texts = folder / "hypotheses"
+    files = {texts / slug(r.task) / f"{cell_id(r.system, r.data, r.seed, r.settings)}.txt" for r in records}
+    return files | {texts / slug(r.task) / SENTENCES for r in records}
 
 
 def version_of(distribution: str) -> str | None:

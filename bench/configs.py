@@ -138,10 +138,11 @@ class SpeedConfig(Options):
     batch_sizes: tuple[Annotated[int, Field(ge=1)], ...] = Field((1, 8, 32), min_length=1)
     """Batch sizes, rising; one that does not fit in memory becomes a record with status oom."""
     sentences: int = Field(160, ge=1)
-    """Test sentences (a fixed random sample) in each timed round."""
+    """Test sentences (a fixed random sample) in each timed round, unless `max_batches` leaves some out."""
     max_batches: Annotated[int, Field(ge=1)] | tuple[Annotated[int, Field(ge=1)], ...] | None = None
     """Most batches of a size in a timed round, evenly over the sample sorted by length: one number for all sizes, or as
-    many as there are sizes; all batches by default. A sample that fills a large batch makes a great many small ones."""
+    many as there are sizes; all batches by default. A sample that fills a large batch makes a great many small ones.
+    Batch sizes compare only if each times sentences of about the same lengths. Passes are counted at batch 1."""
     min_seconds: float = Field(2.0, ge=0)
     """Least time spent on each cell and batch size, warm-up apart."""
     min_runs: int = Field(8, ge=2)

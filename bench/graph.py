@@ -9,12 +9,12 @@ keys are known before anything runs; but what is timed together depends on which
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from bench.cell_needs import modules_of, packages_of
+from bench.names import cell_id
 from bench.preparation import build_task
 from bench.step_keys import HOUR, make_step, timing_time, training_time
 from bench.steps import Step, role_key
@@ -329,16 +329,6 @@ class _Builder:
         )
         name = cell_id(model.system, model.data, model.seed, cell.settings_label)
         return CellSteps(name, cell, self.prepares[model.task.name], trained, evaluation, companions)
-
-
-def cell_id(system: str, data: str, seed: int | None, settings: str) -> str:
-    """Return what tells the cells of a task apart, fit for file names: `ctc-distilled-s1-beam=5`."""
-    return "-".join(filter(None, (system, data, f"s{seed}", slug(settings))))
-
-
-def slug(text: str) -> str:
-    """Return `text` with only letters, digits and `._=+-`, fit for a file name."""
-    return re.sub(r"[^A-Za-z0-9._=+]+", "-", text).strip("-")
 
 
 def _task_module(task: TaskEntry) -> str:

@@ -113,13 +113,7 @@ def _warnings(task: TaskResults, speed: list[Record]) -> list[str]:
     if started:
         origins = "; ".join(f"{_and(systems)} from {origin}" for origin, systems in started.items())
         lines.append(f"Start from the encoder of a trained system, whose budget is not counted in theirs: {origins}.")
-    if any(r.metric == "length_ratio" and r.signature.endswith(FIXED_LENGTH) for r in task.records):
-        lines.append(
-            "Outputs are as long as their sources, whatever the models say of ends and lengths, and decoders that stop "
-            "early make all their rounds."
-        )
-    if any(r.metric == "train_tokens" and r.value == 0 for r in task.records):
-        lines.append("Models with 0 target tokens are not trained: only times, passes and costs mean anything.")
+    lines += _fixed_lengths(task)
     if any(r.metric == "roofline_fraction" and r.value is not None for r in speed):
         lines.append(
             "Share of the roofline: the least time for the floating-point operations and bytes of matrix products, "
@@ -132,10 +126,36 @@ def _warnings(task: TaskResults, speed: list[Record]) -> list[str]:
         lines.append(line + (" Times are doubtful." if max(foreign) > BUSY else ""))
     tied = [r.value for r in speed if r.metric == "tied_outputs" and r.value]
     if tied:
-        lines.append(f"Up to {max(tied):.0f} timed outputs of a cell differ from the scored ones at an equal score.")
+        of_fixed_length = any(r.signature.endswith(FIXED_LENGTH) for r in task.records)
+        how = "; with fixed lengths they take the same work" if of_fixed_length else " at an equal score"
+        lines.append(f"Up to {max(tied):.0f} timed outputs of a cell differ from the scored ones{how}.")
     failed = sum(bool(cell.problems) for cell in task.cells)
     if failed:
         lines.append(f"{failed} of {len(task.cells)} cells failed in whole or in part.")
+    return lines
+
+
+def _fixed_lengths(task: TaskResults) -> list[str]:
+    """Return what to know of outputs of fixed length and of models that were not trained."""
+    fixed = {
+        id(cell)
+        for cell in task.cells
+        if any(r.metric == "length_ratio" and r.signature.endswith(FIXED_LENGTH) for r in cell.records)
+    }
+    lines = []
+    if fixed:
+        free = [cell.name for cell in task.cells if id(cell) not in fixed and not cell.problems]
+        lines.append(
+            "Outputs are as long as their sources, whatever the models say of ends and lengths, and decoders that stop "
+            "early make all their rounds. Insertions build a balanced tree, candidates are of one length, and every "
+            "round of the Levenshtein Transformer rewrites every second token."
+            + (f" Not so: {_and(free)}." if free else "")
+        )
+    if any(r.metric == "train_tokens" and r.value == 0 for r in task.records):
+        lines.append(
+            "Models with 0 target tokens are not trained: quality means nothing, and times only where lengths are "
+            "fixed."
+        )
     return lines
 
 

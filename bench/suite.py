@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.configs import DistillConfig, MeasureConfig, TrainConfig
+from bench.gate.config import GateConfig
 from bench.suite_file import SuiteFile
 from bench.suite_overrides import apply_overrides
 from bench.suite_problems import Problems, SuiteError, show_value, unknown
@@ -88,6 +89,7 @@ class Suite:
     train: TrainConfig
     distill: DistillConfig
     measure: MeasureConfig
+    gate: GateConfig
     references: tuple[Reference, ...]
     """What speed-ups compare with; empty if no autoregressive system is trained on raw data."""
 
@@ -233,5 +235,6 @@ def load_suite(path: Path, overrides: Sequence[str] = ()) -> Suite:
         train=file["train"],
         distill=file["distill"],
         measure=file["measure"],
+        gate=file["gate"],
         references=tuple(references),
     )

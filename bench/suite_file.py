@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from bench.configs import DistillConfig, MeasureConfig, TrainConfig
+from bench.gate.config import GateConfig
 from models.interface import Options
 
 Data = Literal["raw", "distilled"]
@@ -35,6 +36,8 @@ class SuiteFile(Options):
     """The systems to compare."""
     measure: MeasureConfig = MeasureConfig()
     """What is measured."""
+    gate: GateConfig = GateConfig()
+    """What `bench gate` takes for a regression, with these results as the baseline."""
     references: list[Any] | None = None
     """What speed-ups compare with; by default all settings of the first autoregressive system trained on raw data."""
 

@@ -18,6 +18,9 @@ from bench.yaml_lines import KeyPath
 from models import registry
 from models.interface import MODALITIES, Family, Options
 
+SAID = ("output_length",)
+"""Settings that tables state for all systems at once, so that labels need not; see `bench.protocol`."""
+
 
 @dataclass(frozen=True)
 class SettingsEntry:
@@ -214,7 +217,8 @@ class SystemReader:
                 self.problems.add(path, f"the same settings as settings[{seen.index(values)}]")
             seen.append(values)
             draft.settings.append(settings)
-        draft.labels = settings_labels(draft.settings, self.shared["decoding"])
+        said = {key: value for key, value in self.shared["decoding"].items() if key in SAID}
+        draft.labels = settings_labels(draft.settings, said)
 
     def _check(self, section: str, kind: type[Options], own: Any, path: KeyPath) -> Any:
         """Return `own` as `kind`, together with what the suite's `section` has for all; None after a problem."""

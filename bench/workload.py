@@ -1,7 +1,8 @@
 """What is timed: a fixed sample of sentences, the systems that decode it, and the check that they give what was scored.
 
-The sample is the same for every system and batch size. It is sorted by source length before it is cut into batches, as
-a throughput-minded user would, so that padding is small for all alike; at batch 1 the order changes nothing.
+The sample is the same for every system and, unless fewer batches are asked for, for every batch size. It is sorted by
+source length before it is cut into batches, as a throughput-minded user would, so that padding is small for all alike;
+at batch 1 the order changes nothing.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from models.interface import DataSpec, Model
 
 SAMPLE_SEED = 1
 SCORE_TOLERANCE = 1e-4
+FIXED_SHARE = 0.1
+"""Share of the sample that may differ where lengths are fixed; two sentences may in any case."""
 TIED_SHARE = 0.02
 """Share of the sample that may differ from what was scored at an equal score; one sentence may in any case."""
 
@@ -119,8 +122,13 @@ class Workload:
 
 
 def make_workload(sample: Sequence[Sentence], batch_size: int, max_batches: int | None = None) -> Workload:
-    """Cut the sample, in order, into padded batches, and take at most `max_batches`, evenly from short to long."""
+    """Cut the sample, in order, into padded batches, and take at most `max_batches`, evenly from short to long.
+
+    A rest that fills no batch is not among those that are chosen, unless it is all there is.
+    """
     cuts = [range(start, min(start + batch_size, len(sample))) for start in range(0, len(sample), batch_size)]
+    if max_batches is not None and len(cuts) > max_batches:
+        cuts = [cut for cut in cuts if len(cut) == batch_size]
     chosen = [cuts[i] for i in spread(len(cuts), max_batches or len(cuts))]
     batches = [SourceBatch(*pad_sources([sample[i].source for i in indices])) for indices in chosen]
     return Workload(tuple(i for indices in chosen for i in indices), tuple(batches))
@@ -163,7 +171,7 @@ class System:
 
         Another batch size sums in another order, and a decoder may then choose otherwise between two outputs that it
         scores the same. A few such ties are tolerated and reported; but scores that are the same for all outputs say
-        nothing of any two.
+        nothing of any two. Of outputs of fixed length see `_count_differing`.
 
         Raises:
             OutputMismatch: outputs differ that are no such ties, or too many that are.
@@ -175,6 +183,8 @@ class System:
         assert len(tokens) == len(expected), "a decoder must give one output per source"
         if tokens == [scored.tokens for scored in expected]:
             return 0
+        if getattr(self.settings, "output_length", "model") == "source":
+            return _count_differing(tokens, [scored.tokens for scored in expected])
         scores = [score for output in outputs for score in output.scores.tolist()]
         different = tied = 0
         for ids, score, scored in zip(tokens, scores, expected, strict=True):
@@ -198,3 +208,24 @@ class System:
                 f"tolerated are {allowed}"
             )
         return tied
+
+
+def _count_differing(tokens: Sequence[list[int]], expected: Sequence[list[int]]) -> int:
+    """Return how many outputs of fixed length differ from those expected.
+
+    They take the same work whatever they say, and untrained models, for which lengths are fixed, are undecided often.
+
+    Raises:
+        OutputMismatch: a length differs, or more outputs than is tolerated.
+    """
+    longer = sum(len(ids) != len(others) for ids, others in zip(tokens, expected, strict=True))
+    if longer:
+        raise OutputMismatch(f"{longer} of {len(tokens)} outputs have another length than the scored hypotheses")
+    differing = sum(ids != others for ids, others in zip(tokens, expected, strict=True))
+    allowed = max(2, int(FIXED_SHARE * len(tokens)))
+    if differing > allowed:
+        raise OutputMismatch(
+            f"{differing} of {len(tokens)} outputs of fixed length differ from the scored hypotheses; "
+            f"tolerated are {allowed}"
+        )
+    return differing

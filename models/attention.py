@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.linear import Linear, linear
+from models.linear import Linear
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,6 @@ class KeyValues:
 
     both: Tensor
     """[2, n, h, size, k]: keys, then values."""
-    weight: Tensor
-    """[3d, d]: the layer's weights for queries, keys and values together, so that a step makes one product."""
-    bias: Tensor
-    """[3d]."""
     length: int = 0
 
     @property
@@ -139,23 +135,19 @@ class Attention(nn.Module):
         added to the result.
         """
         b, m, d = x.shape
-        joint = linear(x, cache.weight, cache.bias).view(b, m, 3, self.heads, d // self.heads)
+        new = self.key_value(x).view(b, m, 2, self.heads, d // self.heads)
         if block is None:
             mask, end = None, cache.length + 1
-            cache.both[:, :, :, cache.length] = joint[:, 0, 1:].transpose(0, 1)
+            cache.both[:, :, :, cache.length] = new[:, 0].transpose(0, 1)
             cache.length = end
         else:
             mask, end = block.mask, block.mask.shape[-1]
-            _, keys, values = joint.permute(2, 0, 3, 1, 4)
+            keys, values = new.permute(2, 0, 3, 1, 4)
             cache.put(keys, values, block.positions, end)
         keys, values = cache.both[:, :, :, :end]
-        mixed = F.scaled_dot_product_attention(joint[:, :, 0].transpose(1, 2), keys, values, attn_mask=mask)
-        result: Tensor = self.output(mixed.transpose(1, 2).reshape(b, m, d), added=added)
-        return result
+        return self.attend(x, keys, values, mask, added=added)
 
     def empty_cache(self, batch: int, size: int, like: Tensor) -> KeyValues:
         """Return a cache for `batch` rows of up to `size` positions, with the device and dtype of `like`."""
         width = self.query.out_features // self.heads
-        weight = torch.cat([self.query.weight, self.key_value.weight]).to(like.dtype)
-        bias = torch.cat([self.query.bias, self.key_value.bias]).to(like.dtype)
-        return KeyValues(like.new_empty(2, batch, self.heads, size, width), weight, bias)
+        return KeyValues(like.new_empty(2, batch, self.heads, size, width))

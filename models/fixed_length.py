@@ -20,7 +20,8 @@ class LengthSettings(Options):
 
     output_length: Literal["model", "source"] = "model"
     """Who says how many tokens an output has: the model, or the source, which is for measuring the speed of untrained
-    models: outputs are as long as their sources (text only), and decoders that stop early make all their rounds."""
+    models: outputs are as long as their sources (text only), and decoders that stop early make all their rounds. Other
+    engines need sentences of one length in a batch, as `random_text` has them."""
 
     @property
     def fixed(self) -> bool:

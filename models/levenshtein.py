@@ -20,11 +20,11 @@ equally short scripts is named in `models.decoding.edits`.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from models.decoding.edits import (
@@ -73,6 +73,12 @@ class Settings(LengthSettings):
     """Most rounds per sentence."""
     penalty: float = 0.0
     """Subtracted from the logit of inserting nothing, so that more is inserted if it is positive."""
+
+    @model_validator(mode="after")
+    def _fixed_length_decides(self) -> Self:
+        if self.fixed and self.penalty:
+            raise ValueError("penalty has no effect with output_length source")
+        return self
 
 
 class Levenshtein(Model):

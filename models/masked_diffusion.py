@@ -13,8 +13,10 @@ Fast-dLLM's blocks and caches; no time embedding, as in LLaDA; pre-norm by defau
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from models.decoding.committing import Committing, CommittingAbove
@@ -47,6 +49,14 @@ class Settings(LengthSettings):
     """If set, a pass commits each token of a higher probability, at least one, and `steps` does not count."""
     length_beam: int = Field(1, ge=1)
     """Most probable lengths decoded side by side; the highest mean log-probability per token wins."""
+
+    @model_validator(mode="after")
+    def _passes_are_given(self) -> Self:
+        if self.fixed and self.threshold is not None:
+            raise ValueError(
+                "output_length source has no meaning with threshold, whose passes depend on what is learned"
+            )
+        return self
 
 
 class MaskedDiffusion(CanvasModel):

@@ -34,7 +34,7 @@ def draw_breakdown(task: TaskResults) -> Figure | None:
     legend = [(text, _key(colour)) for text, colour in PARTS.values()]
     notes = [
         "Length: time of a sentence. Parts: their shares in a run of their own, with a wait for the device at each "
-        "border. Everything else: embeddings, heads, choices, canvases, caches.",
+        "border. Output layer: logits alone. Everything else: embeddings, heads, choices, canvases, caches.",
         *(f"Not shown: {cell.name}: {_why(cell)}" for cell in task.cells if cell not in cells),
         conditions(task),
     ]

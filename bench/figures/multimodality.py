@@ -17,11 +17,13 @@ LABEL_WIDTH = 44
 ROW_INCHES = 0.24
 
 
-def draw_multimodality(task: TaskResults) -> Figure:
+def draw_multimodality(task: TaskResults) -> Figure | None:
     """Draw the mixed-mode rate (if the task has it) and the repetition rate, a row for each system and settings.
 
     The raw model and the distilled one of a row are joined: what distillation does about multimodality is the distance.
     """
+    if task.quality and not task.ranking:
+        return None
     title = f"{task.name}: signs of multimodality"
     metrics = [metric for metric in METRICS if any(cell.get(metric).value is not None for cell in task.cells)]
     rows = _rows(task, metrics)

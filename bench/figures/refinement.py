@@ -27,11 +27,13 @@ from bench.results import TaskResults, quality_metric
 LABEL_WIDTH = 44
 
 
-def draw_refinement(task: TaskResults) -> Figure:
+def draw_refinement(task: TaskResults) -> Figure | None:
     """Draw quality over decoder passes, and over tokens per pass with the AUP of each trained model.
 
     A line joins the settings of one model, the best one where several take as many passes.
     """
+    if task.quality and not task.ranking:
+        return None
     title = f"{task.name}: quality against decoder passes"
     lines = sweeps(task)
     if not lines or task.headline is None:

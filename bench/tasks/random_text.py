@@ -1,7 +1,8 @@
 """Random words, of which nothing can be learned: what decoding costs at true scale, with models that are not trained.
 
-Sentences have one of a few lengths, equally many of each, shortest first, so that batches need no padding as long as
-their size divides that number. With `output_length: source` in a system's settings outputs are as long as the sources.
+Sentences have one of a few lengths, equally many of each, shortest first. If all of them are timed and the batch sizes,
+those of decoding for quality included, divide that number, no batch needs padding, which other engines insist on. With
+`output_length: source` in a system's settings outputs are as long as the sources.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import Literal, Protocol, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -29,6 +29,13 @@ class InsertionSettings(LengthSettings):
     """Subtracted from the log-probability of eos, in nats; more of it makes longer outputs."""
     iterations: int | None = Field(None, ge=1)
     """Most passes of the decoder; None: as many as the longest output can need."""
+
+    @model_validator(mode="after")
+    def _fixed_length_decides(self) -> Self:
+        idle = [name for name in ("eos_penalty", "iterations") if name in self.departures()]
+        if self.fixed and idle:
+            raise ValueError(f"{', '.join(idle)} has no effect with output_length source")
+        return self
 
     def misfit(self, config: Options) -> str | None:
         """Parallel decoding does not fit sequence finalisation."""
@@ -87,8 +94,9 @@ def insert_until_done(network: SlotNetwork, src_len: Tensor, limit: int, setting
     canvas = Canvas(start, lengths, torch.zeros_like(start, dtype=torch.float32))
     fixed = src_len.clamp(max=limit) if settings.fixed else None
     inserter = SlotInserter(network, limit, serial, settings.eos_penalty, fixed)
-    most = limit if fixed is None else limit + 1  # with a fixed length the pass that finds the end is always made
-    passes = most if settings.iterations is None else min(most, settings.iterations)  # each but the last inserts
+    passes = limit if settings.iterations is None else min(limit, settings.iterations)  # each but the last inserts
+    if fixed is not None:
+        passes = limit + 1  # the pass that finds the end is always made
     canvas, iterations = refine_until_done(inserter, canvas, passes)
     lengths = canvas.lengths - 2
     tokens = canvas.tokens[:, 1:-1]

@@ -6,7 +6,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig, M2M100Config, M2M100ForConditionalGeneration
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    M2M100Config,
+    M2M100ForConditionalGeneration,
+)
 
 from models.attention import Attention
 from models.interface import BOS, EOS, PAD, Decoded
@@ -15,6 +21,19 @@ from models.peers.peer import BANNED, EncoderDecoder, Request, decoded
 
 SYMBOLS = {"pad_token_id": PAD, "bos_token_id": BOS, "eos_token_id": EOS, "decoder_start_token_id": BOS}
 """What they call ours; a model is told, and each search again."""
+
+
+class NotBefore(LogitsProcessor):  # type: ignore[misc]  # their types are not followed
+    """Bans eos until a number of tokens is there: their own for that goes over all scores several times a step."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Return scores [n, v] of what follows input_ids [n, 1 + tokens]."""
+        if input_ids.shape[1] <= self.length:
+            scores[:, EOS] = float("-inf")
+        return scores
 
 
 class HuggingFace:
@@ -69,7 +88,6 @@ class HuggingFace:
         config = GenerationConfig(
             num_beams=request.beam,
             do_sample=False,
-            min_new_tokens=exact,
             max_new_tokens=limit + 1,
             early_stopping=True if beam else None,
             length_penalty=request.alpha if beam else None,
@@ -78,7 +96,10 @@ class HuggingFace:
             **SYMBOLS,
         )
         mask = padding_mask(request.src_len, request.src.shape[1]).long()
-        result = self.model.generate(request.src, attention_mask=mask, generation_config=config)
+        longer = None if exact is None else LogitsProcessorList([NotBefore(exact)])
+        result = self.model.generate(
+            request.src, attention_mask=mask, generation_config=config, logits_processor=longer
+        )
         scores = result.sequences_scores.tolist() if beam else [float("nan")] * len(request.src)
         return decoded(result.sequences[:, 1:].tolist(), scores, request)
 

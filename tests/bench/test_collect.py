@@ -11,10 +11,11 @@ import pytest
 
 from bench import collect as collect_module
 from bench import step_keys
-from bench.collect import Collector, escape, git_state, write_results
+from bench.collect import Collector, git_state, write_results
 from bench.execution import Result
 from bench.graph import Conditions, build_graph
 from bench.jobs import Outcome
+from bench.names import escape, unescape
 from bench.records import read_records
 from bench.steps import write_json
 from bench.store import Store
@@ -46,6 +47,9 @@ class Results:
         for step in self.graph.prepares:
             train = {"read": 9, "dropped": {"too_long": 2}, "dropped_utterances": [{"id": "a"}, {"id": "b"}]}
             self.put(step, "data.json", {"vocabulary_size": 40, "splits": {"train": train}})
+            rows = [{"id": i, "source": f"{i}?", "references": [f"{i}!"], "target": ""} for i in ("1", "0", "2")]
+            text = "".join(json.dumps(row) + "\n" for row in rows)
+            (self.store.path(*step.id) / "test.jsonl").write_text(text)
         for cell in self.graph.cells:
             if not self.store.has(*cell.model.id):
                 point = {"step": 7, "tokens": 900, "seconds": 30.0, "loss": 1.5, "score": -20.0}
@@ -174,6 +178,15 @@ def test_hypotheses_are_one_line_a_sentence(results):
     text = (results.folder / files[0]).read_text()
     assert text == "base-raw-s1-beam=1\na\\\\ b\\nc\n"
     assert escape("a\r\n") == "a\\r\\n"
+    assert unescape(escape("a\\n\r\n\\")) == "a\\n\r\n\\"
+
+
+def test_the_sentences_stand_beside_the_outputs_line_by_line(results):
+    results.write()
+    lines = (results.folder / "hypotheses" / "dates" / "sentences.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [
+        {"id": i, "source": f"{i}?", "references": [f"{i}!"]} for i in ("0", "1")
+    ]
 
 
 def test_hypotheses_of_a_former_run_go_away(results):

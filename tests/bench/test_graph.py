@@ -7,7 +7,8 @@ import pytest
 
 from bench import step_keys
 from bench.errors import DataError, UserError
-from bench.graph import Conditions, build_graph, slug
+from bench.graph import Conditions, build_graph
+from bench.names import slug
 from bench.suite import load_suite
 from models import registry
 from models.interface import Family, Model, Options, Role

@@ -11,6 +11,8 @@ from bench.stats import (
     bootstrap_interval,
     bootstrap_median,
     bootstrap_quantile,
+    holm,
+    paired_randomisation,
     percentile_supported,
     ratio,
 )
@@ -125,3 +127,59 @@ def test_sample_sizes_follow_from_the_binomial(percentile, needed_above):
     assert MIN_SAMPLES[percentile] == least
     assert percentile_supported(percentile, least)
     assert not percentile_supported(percentile, least - 1)
+
+
+def test_exchanges_give_the_p_value_of_sacrebleu():
+    from sacrebleu.metrics.bleu import BLEU
+    from sacrebleu.significance import PairedTest
+
+    rng = np.random.default_rng(3)
+    words = np.array(["a", "b", "c", "d", "e", "f", "g", "h"])
+    references = [" ".join(rng.choice(words, 12)) for _ in range(60)]
+
+    def outputs(share):
+        return [
+            " ".join(str(rng.choice(words)) if rng.random() < share else w for w in reference.split())
+            for reference in references
+        ]
+
+    from types import SimpleNamespace
+
+    from bench.metrics import MEASURES
+
+    examples = [SimpleNamespace(references=(reference,)) for reference in references]
+    baseline = outputs(0.3)
+    for candidate in (outputs(0.3), outputs(0.34), outputs(0.5)):
+        old, new = (MEASURES["bleu"](texts, examples) for texts in (baseline, candidate))
+        ours = paired_randomisation(old.rows, new.rows, old.statistic, samples=4000)
+        test = PairedTest(
+            [("old", baseline), ("new", candidate)], {"BLEU": BLEU(references=[references])}, references=None,
+            test_type="ar", n_samples=4000,
+        )  # fmt: skip
+        _, results = test()
+        assert ours == pytest.approx(results["BLEU"][1].p_value, abs=0.03)
+
+
+def test_exchanges_of_all_rows_can_be_counted():
+    # Three sentences, each better by 1: of the 8 exchanges only none and all reach the observed difference.
+    p = paired_randomisation([[1.0, 1], [2, 1], [3, 1]], [[2.0, 1], [3, 1], [4, 1]], ratio, samples=20_000)
+    assert p == pytest.approx(2 / 8, abs=0.01)
+
+
+def test_equal_rows_have_no_difference_to_reach():
+    assert paired_randomisation([[1.0, 2]], [[1.0, 2]], ratio, samples=100) == 1
+
+
+@pytest.mark.parametrize(
+    ("baseline", "candidate", "samples"), [([[1.0, 1]], [[1.0, 1], [1, 1]], 9), ([], [], 9), ([[1.0]], [[1.0]], 0)]
+)
+def test_what_does_not_pair_is_refused(baseline, candidate, samples):
+    with pytest.raises(ValueError, match=r"do not pair|must be positive"):
+        paired_randomisation(baseline, candidate, ratio, samples=samples)
+
+
+def test_holm_by_hand():
+    # 0.01 x 4, 0.02 x 3, 0.03 x 2 = 0.06 again, 0.9 x 1.
+    assert holm([0.03, 0.9, 0.01, 0.02]) == pytest.approx([0.06, 0.9, 0.04, 0.06])
+    assert holm([]) == []
+    assert holm([0.6, 0.7]) == [1.0, 1.0]

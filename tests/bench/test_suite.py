@@ -125,15 +125,20 @@ def test_labels(entries, labels):
     assert settings_labels([Settings(**entry) for entry in entries]) == labels
 
 
-def test_settings_for_all_systems_go_without_saying():
+def test_settings_for_all_systems_reach_those_that_have_the_field():
     shared = changed("train:\n", "decoding: {alpha: 0.9}\ntrain:\n")
     own = changed("settings: [{beam: 1}, {beam: 5}]", "settings: [{beam: 1}, {beam: 5, alpha: 0.6}]", shared)
     suite = load(own + "references: [{system: transformer, settings: {beam: 1}}]\n")
     first, second, *others = suite.cells()
-    assert (first.settings["alpha"], first.settings_label) == (0.9, "beam=1")
+    assert (first.settings["alpha"], first.settings_label) == (0.9, "beam=1 alpha=0.9")
     assert (second.settings["alpha"], second.settings_label) == (0.6, "beam=5 alpha=0.6")
     assert all("alpha" not in cell.settings for cell in others), "the family has no such field"
     assert suite.references[0].settings == first.settings
+
+
+def test_labels_leave_out_what_tables_say_for_all():
+    entries = [Settings(beam=1, alpha=0.9), Settings(beam=5, alpha=0.9), Settings(beam=5, alpha=0.6)]
+    assert settings_labels(entries, {"alpha": 0.9}) == ["beam=1", "beam=5", "beam=5 alpha=0.6"]
 
 
 def test_settings_for_all_systems_are_checked():

@@ -1,0 +1,1 @@
+"""Compares two results folders and says whether anything has become worse. No torch."""

@@ -1,0 +1,44 @@
+"""The whole comparison of two results folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from bench.errors import UserError, reason_of
+from bench.gate.config import GateConfig
+from bench.gate.quality import compare_quality
+from bench.gate.sides import Side
+from bench.gate.speed import compare_speed
+from bench.gate.verdicts import Finding
+
+
+def compare(baseline: Path, candidate: Path) -> list[Finding]:
+    """Return what became of each cell of the baseline: its quality, then its speed.
+
+    The thresholds are those of the suite that the baseline was made with.
+
+    Raises:
+        UserError: a folder holds no records, a damaged file, or another suite.
+    """
+    before, after = Side.read(baseline), Side.read(candidate)
+    suites = [sorted({record.suite for record in side.records}) for side in (before, after)]
+    if suites[0] != suites[1]:
+        names = [", ".join(suite) for suite in suites]
+        raise UserError(f"{baseline} holds results of suite {names[0]}, and {candidate} of {names[1]}")
+    config = gate_config(before)
+    return compare_quality(before, after, config) + compare_speed(before, after, config)
+
+
+def gate_config(side: Side) -> GateConfig:
+    """Return the thresholds of the suite whose results `side` holds; the defaults if it says nothing of them.
+
+    Raises:
+        UserError: they are no thresholds.
+    """
+    section = side.environment.get("suite", {}).get("gate", {})
+    try:
+        return GateConfig(**section)
+    except (ValidationError, TypeError) as error:
+        raise UserError(f"{side.folder / 'environment.json'}: suite.gate: {reason_of(error)}") from error

@@ -1,0 +1,28 @@
+"""Names of files that hold what belongs to a cell. No torch."""
+
+from __future__ import annotations
+
+import re
+
+SENTENCES = "sentences.jsonl"
+"""Beside the outputs of a task's cells: the sentences that they are for, line by line."""
+
+
+def cell_id(system: str, data: str, seed: int | None, settings: str) -> str:
+    """Return what tells the cells of a task apart, fit for file names: `ctc-distilled-s1-beam=5`."""
+    return "-".join(filter(None, (system, data, f"s{seed}", slug(settings))))
+
+
+def slug(text: str) -> str:
+    """Return `text` with only letters, digits and `._=+-`, fit for a file name."""
+    return re.sub(r"[^A-Za-z0-9._=+]+", "-", text).strip("-")
+
+
+def escape(text: str) -> str:
+    r"""Return `text` on one line: a backslash is written as `\\`, a line feed as `\n`, a carriage return as `\r`."""
+    return text.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
+
+
+def unescape(line: str) -> str:
+    """Return the text that `escape` has put on one line."""
+    return re.sub(r"\\(.)", lambda match: {"n": "\n", "r": "\r"}.get(match[1], match[1]), line)
