@@ -196,7 +196,7 @@ def test_hypotheses_of_a_former_run_go_away(results):
     results.fail(results.graph.cells[2].evaluation, "failed", "x")
     results.write()
     assert sorted(path.name for path in texts.iterdir()) == [
-        "base-raw-s1-beam=1.txt", "base-raw-s1-beam=5.txt", "notes.txt",
+        "base-raw-s1-beam=1.txt", "base-raw-s1-beam=5.txt", "notes.txt", "sentences.jsonl",
     ]  # fmt: skip
 
 

@@ -273,3 +273,28 @@ def test_the_roofline_is_counted_where_it_is_asked_for(measure):
     assert [row["batch_size"] for row in rows if row["metric"] == "roofline_fraction"] == [1, 4]
     environment = json.loads((measure.folder.parent / "counted" / "measurements.json").read_text())["environment"]
     assert {"weight_bytes", "flops", "bandwidth"} == set(environment["roofs"][0])
+
+
+def test_fewer_batches_of_small_sizes(measure):
+    """Of 12 sentences, 5 one by one and one batch of 4: what is reported is over those."""
+    rows = measure(spec([cell("a", ms_per_batch=2)], max_batches=(5, 1)))
+    by_size = {line["point"]["batch_size"]: line for line in timings(measure.folder)}
+    assert [len(by_size[size]["durations"]) for size in (1, 4)] == [5, 1]
+    for size, sentences in ((1, 5), (4, 4)):
+        seconds = sum(by_size[size]["durations"]) / 1e9
+        row = find(rows, "a", "sentences_per_second", batch_size=size)
+        assert row["value"] == pytest.approx(sentences / seconds)
+        assert find(rows, "a", "tied_outputs", batch_size=size)["n"] == sentences
+    assert find(rows, "a", "decoder_passes")["n"] == 5
+    lines = (measure.folder / "latencies.csv").read_text().splitlines()[1:]
+    ids = [line.split(",")[1] for line in lines]
+    assert len(set(ids)) == 5
+    environment = json.loads((measure.folder / "measurements.json").read_text())["environment"]
+    assert environment["max_batches"] == [5, 1]
+
+
+def test_parts_of_the_time_are_there_where_they_are_asked_for(measure, monkeypatch):
+    monkeypatch.setattr(speed, "break_down", lambda *_: {"decoder": 75.0, "other": 25.0})
+    rows = measure(spec([cell("a", ms_per_batch=1)], breakdown=True))
+    shares = {(r["batch_size"], r["part"]): r["value"] for r in rows if r["metric"] == "time_share"}
+    assert shares == {(size, part): v for size in (1, 4) for part, v in (("decoder", 75.0), ("other", 25.0))}

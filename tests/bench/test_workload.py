@@ -56,6 +56,9 @@ def test_a_workload_of_fewer_batches_is_spread_over_the_lengths():
     assert work.indices == (0, 1, 4, 5, 8, 9)
     assert [batch.src_len.tolist() for batch in work.batches] == [[1, 2], [5, 6], [9, 10]]
     assert make_workload(sample, 1, max_batches=1).indices == (5,)
+    # Nine are one batch of 6 and a rest, which is no batch of 6.
+    assert make_workload(sample[:9], 6, max_batches=1).indices == tuple(range(6))
+    assert make_workload(sample[:3], 6, max_batches=1).indices == (0, 1, 2), "unless it is all there is"
     for most in (None, 4, 100):
         assert make_workload(sample, 3, most).indices == tuple(range(10))
 
@@ -130,3 +133,20 @@ def test_timed_outputs_hold_what_targets_can_also_if_they_were_scored(ids, answe
 )
 def test_a_spread_has_the_ends_in_it(count, expected):
     assert spread(count, 8) == expected
+
+
+def test_outputs_of_fixed_length_may_differ_a_little_but_not_in_length():
+    """Untrained models are undecided, and their outputs take the same work whatever they say."""
+
+    class Fixed:
+        output_length = "source"
+
+    def fixed(*scored):
+        return System(torch.nn.Identity(), Fixed(), [Scored("", ids, -1.0) for ids in scored], DATA, "cpu")
+
+    scored = fixed(*[[7, 8]] * 30)
+    assert scored.count_ties([output([[9, 9]] * 3 + [[7, 8]] * 27, [0.0] * 30)]) == 3
+    with pytest.raises(OutputMismatch, match="4 of 30 outputs of fixed length differ"):
+        scored.count_ties([output([[9, 9]] * 4 + [[7, 8]] * 26, [0.0] * 30)])
+    with pytest.raises(OutputMismatch, match="1 of 30 outputs have another length"):
+        scored.count_ties([output([[7]] + [[7, 8]] * 29, [0.0] * 30)])

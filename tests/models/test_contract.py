@@ -201,6 +201,69 @@ def test_learning_rate_warms_up_and_decays_to_zero():
 
 
 FIXED = {"output_length": "source"}
+# Settings, and the rounds and decoder passes that an output of 5 tokens, or of as many as it may have, must take.
+ROUNDS = {
+    "transformer": ({}, lambda n: (n + 1, n + 1)),
+    "rnn": ({}, lambda n: (n + 1, n + 1)),
+    "ctc": ({}, lambda n: (1, 1)),
+    "glat_ctc": ({}, lambda n: (1, 1)),
+    "glat": ({}, lambda n: (1, 1)),
+    "fertility_nat": ({}, lambda n: (1, 1)),
+    "imputer": ({"iterations": 4}, lambda n: (4, 4)),
+    "mask_predict": ({"iterations": 6}, lambda n: (6, 6)),
+    "masked_diffusion": ({"steps": 4}, lambda n: (4, 4)),
+    "inat": ({"iterations": 7}, lambda n: (7, 7)),
+    "levenshtein": ({"iterations": 3}, lambda n: (3, 2 + 2 * 3)),
+    "insertion": ({}, lambda n: (n.bit_length() + 1, n.bit_length() + 1)),
+    "kermit": ({}, lambda n: (n.bit_length() + 1, n.bit_length() + 1)),
+}
+
+
+@pytest.mark.parametrize("name", sorted(built_in_families()))
+@pytest.mark.parametrize("length", [5, 16])
+def test_work_for_outputs_of_fixed_length_does_not_depend_on_the_weights(name, length):
+    options, expected = ROUNDS[name]
+    for factor in (0.0, 3.0):  # of all equal outputs, nothing ever changes
+        model = build(name, seed=4)
+        for parameter in model.parameters():
+            parameter.data.mul_(factor)
+        passes = []
+        for module in model.observed_modules()["decoder"]:
+            module.register_forward_hook(lambda *_, passes=passes: passes.append(1))
+        src, src_len = pad_sources([[NUM_SPECIAL + i for i in range(length)]] * 2)
+        with torch.inference_mode():
+            decoded = model.decode(src, src_len, settings_of(name, FIXED | options))
+        rounds, calls = expected(length)
+        assert decoded.lengths.tolist() == [length] * 2
+        assert decoded.iterations.tolist() == [rounds] * 2
+        assert len(passes) == calls
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("transformer", {"length_ratio": 3.0}, "length_ratio has no effect without output_length: model"),
+        ("transformer", {"draft_tokens": 3}, "no meaning with draft_tokens"),
+        ("ctc", {"beam": 3}, "needs beam 1"),
+        ("glat_ctc", {"beam": 3}, "needs beam 1"),
+        ("mask_predict", {"start": "ctc"}, "no meaning with start: ctc"),
+        ("masked_diffusion", {"threshold": 0.5}, "no meaning with threshold"),
+        ("levenshtein", {"penalty": 1.0}, "penalty has no effect"),
+        ("insertion", {"eos_penalty": 1.0}, "eos_penalty has no effect"),
+        ("insertion", {"iterations": 3}, "iterations has no effect"),
+    ],
+)
+def test_settings_that_a_fixed_length_overrules_are_refused(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        settings_of(name, FIXED | options)
+
+
+@pytest.mark.parametrize("name", ["ctc", "glat_ctc", "imputer"])
+def test_frames_of_one_per_position_hold_no_fixed_length(name):
+    family = built_in_families()[name]
+    assert "needs upsampling of 2 or more" in family.settings(**FIXED).misfit(family.config(upsampling=1))
+    assert family.settings(**FIXED).misfit(family.config()) is None
+    assert family.settings().misfit(family.config(upsampling=1)) is None
 
 
 @pytest.mark.parametrize("name", sorted(built_in_families()))

@@ -95,6 +95,25 @@ def test_passes_of_another_engine_are_unknown_not_none(model, sources, engine):
         assert observation.iterations == [observation.tokens[0] + 1]
 
 
+@pytest.mark.parametrize("engine", PEERS)
+@pytest.mark.parametrize("settings", [{}, BEAM])
+def test_outputs_as_long_as_their_sources(model, sources, engine, settings):
+    src, _ = sources
+    for length in (1, 5):
+        equal = (src[:, :length].clamp(min=NUM_SPECIAL), torch.full((len(src),), length))
+        ours, _ = decode(model, equal, output_length="source", **settings)
+        theirs, _ = decode(model, equal, output_length="source", engine=engine, **settings)
+        assert {len(row) for row in theirs} == {len(row) for row in ours} == {length}
+        if not settings:
+            assert theirs == ours
+
+
+@pytest.mark.parametrize("engine", PEERS)
+def test_other_engines_can_be_told_one_length_alone(model, sources, engine):
+    with pytest.raises(ValueError, match="can be told one length a batch, and with output_length source it is"):
+        decode(model, sources, output_length="source", engine=engine)
+
+
 def test_an_output_is_cut_at_its_eos_and_its_limit():
     request = Request(torch.zeros(3, 1), torch.ones(3), torch.tensor([2, 5, 5]), 5, 1, 1.0)
     result = decoded([[7, 8, 9], [7, EOS, 9], []], [0.1, 0.2, 0.3], request)
