@@ -169,6 +169,10 @@ def environment(
         "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
         "MALLOC_TRIM_THRESHOLD_": str((1 << 31) - 1),
     }
+    if alone:
+        # glibc maps larger blocks anew each time whatever the threshold, and the logits of a large beam cost more in
+        # page faults than in arithmetic. Take all from the heap, which is kept.
+        variables["MALLOC_MMAP_MAX_"] = "0"
     if not alone:
         # Waiting threads sleep: spinning ones make a run crawl as soon as any other process wants a core. What is timed
         # runs alone, and as fast as it would for its users: there they spin for a while, unless OMP_WAIT_POLICY is set.

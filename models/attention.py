@@ -38,6 +38,8 @@ class KeyValues:
     both: Tensor
     """[2, n, h, size, k]: keys, then values."""
     length: int = 0
+    spare: Tensor | None = None
+    """Another such buffer, which rows are moved to and fro between: fresh memory costs ten times the move."""
 
     @property
     def keys(self) -> Tensor:
@@ -63,9 +65,11 @@ class KeyValues:
 
     def select(self, rows: Tensor) -> None:
         """Keep the batch rows `rows` [m], m <= n, in that order; a row may repeat (beams). Moves only what is set."""
-        moved = self.both[:, :, :, : self.length].index_select(1, rows)
-        self.both = self.both[:, : rows.shape[0]]
-        self.both[:, :, :, : self.length] = moved
+        count = rows.shape[0]
+        spare = torch.empty_like(self.both) if self.spare is None else self.spare
+        kept = spare[:, :count]
+        torch.index_select(self.both[:, :, :, : self.length], 1, rows, out=kept[:, :, :, : self.length])
+        self.both, self.spare = kept, self.both[:, :count]
 
 
 class Attention(nn.Module):

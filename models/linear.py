@@ -60,8 +60,7 @@ def linear(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, relu: bool = False, added: Tensor | None = None
 ) -> Tensor:
     """Return what `product` returns; also when gradients are wanted."""
-    wanted = any(t is not None and t.requires_grad for t in (x, weight, bias, added)) and torch.is_grad_enabled()
-    if not wanted:
+    if not (torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias, added))):
         return product(x, weight, bias, relu, added)
     differentiable = _Linear.apply if _by_onednn(x, weight) else F.linear
     result: Tensor = differentiable(x, weight, bias)

@@ -44,6 +44,8 @@ def run(spec, folder, parents, progress):
     behaviour = os.environ.get("BEHAVIOUR", "")
     if "fingerprint" in spec and behaviour == "bad data":
         raise DataError("train.source:3: not UTF-8")
+    if "fingerprint" in spec:
+        (folder / "test.jsonl").write_text(json.dumps({"id": "0", "source": "b", "references": ["a"]}) + "\\n")
     if "train" in spec:
         if behaviour == "diverge" and spec["family"] == "ctc":
             raise StepFailure("loss is nan at step 3")

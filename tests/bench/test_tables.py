@@ -279,3 +279,22 @@ def test_a_table_of_names_alone_is_left_out():
     page = render_markdown([record(AR, "tokens_per_second", 100.0, "tokens/s", batch_size=1)])
     assert "Cost and roofline" not in page
     assert "Models and their training" not in page
+
+
+def test_tables_say_that_lengths_were_fixed_and_for_whom_not():
+    fixed = [
+        record(AR, "length_ratio", 1.0, signature="tok:words|length:source"),
+        record(AR, "tied_outputs", 2.0, "sentences", batch_size=8),
+        record(AR, "train_tokens", 0.0, "tokens", settings=""),
+    ]
+    text = "\n".join(protocol(by_task(fixed)[0]))
+    assert "Outputs are as long as their sources" in text
+    assert "Not so" not in text
+    assert "Models with 0 target tokens are not trained" in text
+    assert "Up to 2 timed outputs of a cell differ from the scored ones; with fixed lengths they take the same" in text
+    text = "\n".join(protocol(by_task([*fixed, record(NAT, "length_ratio", 0.7, signature="tok:words")])[0]))
+    assert f"Not so: {NAT['system']}" in text
+    plain = [record(AR, "length_ratio", 1.0, signature="tok:words"), record(AR, "train_tokens", 9.0, settings="")]
+    text = "\n".join(protocol(by_task(plain)[0]))
+    assert "as long as" not in text
+    assert "not trained" not in text

@@ -4,7 +4,7 @@ from functools import partial
 import pytest
 import torch
 
-from models.decoding.autoregressive import beam_search, greedy, length_penalty, sample
+from models.decoding.autoregressive import beam_search, extensions, greedy, largest, length_penalty, sample
 from models.decoding.noise import gumbel_noise, row_seeds
 from models.interface import EOS, NUM_SPECIAL, PAD
 from tests.oracles.search import best_output
@@ -209,3 +209,32 @@ def test_an_eos_that_ranks_below_the_beam_does_not_finish_a_hypothesis():
     assert narrow.scores.item() == pytest.approx(math.log(0.5 * 0.48 * 0.48 * 0.1))
     wide = beam_search(LongWinded([0], 3), torch.tensor([3]), 3, alpha=0.0, stopping="exact")
     assert outputs(wide) == [()]
+
+
+@pytest.mark.parametrize(("v", "count"), [(9, 3), (2047, 5), (2048, 5), (4007, 1), (4007, 8), (2100, 40)])
+def test_the_largest_values_are_found_in_stretches(v, count):
+    values = torch.randn(30, v, generator=torch.Generator().manual_seed(v))
+    values[:, ::3] = float("-inf")
+    values[0] = values[0].sort().values  # all in the last stretch, and in what fills none
+    values[1] = values[1].sort(descending=True).values
+    found, at = largest(values, count)
+    expected = values.topk(count, dim=1)
+    assert torch.equal(found, expected.values)
+    assert torch.equal(values.gather(1, at), found)
+    assert all(len(set(row)) == count for row in at.tolist())
+
+
+@pytest.mark.parametrize("v", [6, 3000])
+def test_extensions_have_the_probabilities_of_all_symbols(v):
+    logits = 3 * torch.randn(20, v, generator=torch.Generator().manual_seed(1))
+    logits[1, EOS] = 100.0
+    logits[2, EOS] = float("-inf")
+    logits[3], logits[3, EOS] = float("-inf"), 0.5  # nothing but eos is left
+    exact = logits.double().log_softmax(1)
+    symbols, log_probs, ends = extensions(logits.clone(), 4)
+    assert symbols.shape == log_probs.shape == (20, 4)
+    torch.testing.assert_close(ends, exact[:, EOS].float())
+    torch.testing.assert_close(log_probs, exact.gather(1, symbols).float())
+    exact[:, EOS] = float("-inf")
+    torch.testing.assert_close(log_probs, exact.topk(4, dim=1).values.float())
+    assert not (symbols[:3] == EOS).any()

@@ -182,3 +182,23 @@ def test_cache_is_preallocated_once():
         for _ in range(6):
             stepper.step(torch.full((2,), EOS))
     assert [c.keys.data_ptr() for c in stepper.caches] == where
+
+
+def test_beams_move_between_two_buffers():
+    """Fresh memory at each step would cost more than the move."""
+    model = build("transformer")
+    batch = batch_of(2)
+    stepper = model.stepper(batch.src, batch.src_len, 6, beam=3)
+    where = []
+    with torch.inference_mode():
+        for rows in ([1, 0, 2, 5, 5, 3], [0, 1, 2, 3, 4, 5], [3, 4, 5], [2, 2, 0]):
+            tokens = torch.full((stepper.caches[0].keys.shape[0],), EOS)
+            stepper.step(tokens)
+            cache = stepper.caches[0]
+            before = cache.both[:, :, :, : cache.length].clone()
+            stepper.select(
+                torch.tensor(rows), None if len(rows) == 6 or cache.keys.shape[0] == 3 else torch.tensor([1])
+            )
+            assert torch.equal(cache.both[:, :, :, : cache.length], before[:, rows])
+            where.append(cache.both.data_ptr())
+    assert len(set(where)) == 2
