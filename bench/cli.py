@@ -20,7 +20,7 @@ import typer
 from rich.console import Console
 
 from bench.errors import UserError
-from bench.records import Record, read_records
+from bench.records import read_records, read_results
 from bench.store import Store, default_root
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ def run(
 @app.command()
 def table(folders: ResultsArgument) -> None:
     """Write the tables of results folders from their records, and show them."""
-    records = {folder: _read_records(folder) for folder in folders}
+    records = {folder: read_results(folder) for folder in folders}
     from bench.tables import print_table, write_tables
 
     for folder in folders:
@@ -181,7 +181,7 @@ def table(folders: ResultsArgument) -> None:
 def plot(folders: ResultsArgument) -> None:
     """Draw the figures of results folders from their records."""
     for folder in folders:
-        _read_records(folder)
+        read_results(folder)
     from bench.figures import write_figures
 
     for folder in folders:
@@ -306,16 +306,3 @@ def _graph(path: Path, only: str | None, device: str, dtype: str, overrides: lis
     if conditions.dtype == "bfloat16" and conditions.device == "cpu":
         raise UserError("--dtype bfloat16 is for CUDA; on the CPU decoding is in float32")
     return build_graph(suite, conditions)
-
-
-def _read_records(folder: Path) -> list[Record]:
-    path = folder / "records.csv"
-    if not path.is_file():
-        raise UserError(f"{folder}: no records.csv here; is it the results folder of a suite?")
-    try:
-        records = read_records(path)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    if not records:
-        raise UserError(f"{path}: no records; run the suite again")
-    return records

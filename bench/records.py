@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from bench.errors import UserError
 from bench.subsets import Subset
 
 STATUSES = ("ok", "failed", "oom", "timeout", "skipped")
@@ -101,6 +102,24 @@ def read_records(path: Path) -> list[Record]:
         return [_from_row(header, row) for row in rows]
     except (csv.Error, ValueError) as error:
         raise ValueError(f"{path}:{rows.line_num}: {error}") from error
+
+
+def read_results(folder: Path) -> list[Record]:
+    """Read the records of a results folder.
+
+    Raises:
+        UserError: there are none, or they are damaged.
+    """
+    path = folder / "records.csv"
+    if not path.is_file():
+        raise UserError(f"{folder}: no records.csv here; is it the results folder of a suite?")
+    try:
+        records = read_records(path)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if not records:
+        raise UserError(f"{path}: no records; run the suite again")
+    return records
 
 
 def _from_row(header: list[str], row: list[str]) -> Record:

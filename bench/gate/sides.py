@@ -11,7 +11,7 @@ from typing import Any
 
 from bench.errors import UserError
 from bench.names import SENTENCES, cell_id, slug, unescape
-from bench.records import Record, read_records
+from bench.records import Record, read_results
 from bench.results import Cell, TaskResults, by_task
 
 CellKey = tuple[str, str, str, str, int | None]
@@ -43,15 +43,7 @@ class Side:
         Raises:
             UserError: it holds no records, or a file of it is damaged.
         """
-        path = folder / "records.csv"
-        if not path.is_file():
-            raise UserError(f"{folder}: no records.csv here; is it the results folder of a suite?")
-        try:
-            records = read_records(path)
-        except ValueError as error:
-            raise UserError(str(error)) from error
-        if not records:
-            raise UserError(f"{path}: no records; run the suite again")
+        records = read_results(folder)
         file = folder / "environment.json"
         try:
             environment = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
