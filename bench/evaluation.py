@@ -18,6 +18,7 @@ from bench.configs import QualityConfig
 from bench.decoding import decode_corpus
 from bench.errors_by_position import errors_by_position
 from bench.language_model import give_language_model
+from bench.names import FIXED_LENGTH
 from bench.preparation import EncodedPair, PreparedData, build_task
 from bench.quality import Score, perplexity, score
 from bench.steps import Progress, write_json
@@ -56,10 +57,7 @@ def run(spec: dict[str, Any], folder: Path, parents: dict[str, Path], progress: 
     write_atomically(folder / "hypotheses.jsonl", "\n".join(lines) + "\n")
     scores = scores_of(task, hypotheses, examples, config.bootstrap_samples)
     if getattr(settings, "output_length", "model") == "source":
-        # Tables say so by this; see `bench.protocol`.
-        scores = [
-            replace(s, signature=f"{s.signature}|length:source") if s.metric == "length_ratio" else s for s in scores
-        ]
+        scores = [replace(s, signature=s.signature + FIXED_LENGTH) if s.metric == "length_ratio" else s for s in scores]
     likelihoods = log_likelihoods(model, pairs, config.batch_size, spec["dtype"]) if task.likelihood else None
     if likelihoods is not None:
         lengths = np.array([len(p.target) for p in pairs])

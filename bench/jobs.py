@@ -173,7 +173,7 @@ def environment(
         # glibc maps larger blocks anew each time whatever the threshold, and the logits of a large beam cost more in
         # page faults than in arithmetic. Take all from the heap, which is kept.
         variables["MALLOC_MMAP_MAX_"] = "0"
-    if not alone:
+    else:
         # Waiting threads sleep: spinning ones make a run crawl as soon as any other process wants a core. What is timed
         # runs alone, and as fast as it would for its users: there they spin for a while, unless OMP_WAIT_POLICY is set.
         variables["OMP_WAIT_POLICY"] = "PASSIVE"

@@ -1,4 +1,4 @@
-"""Names of files that hold what belongs to a cell. No torch."""
+"""Names that what writes results and what reads them must agree on. No torch."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import re
 
 SENTENCES = "sentences.jsonl"
 """Beside the outputs of a task's cells: the sentences that they are for, line by line."""
+
+
+FIXED_LENGTH = "|length:source"
+"""How the signature of the length ratio ends if outputs were made as long as their sources."""
 
 
 def cell_id(system: str, data: str, seed: int | None, settings: str) -> str:

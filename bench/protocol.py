@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from bench.names import FIXED_LENGTH
 from bench.records import Record
 from bench.results import SPEED, TaskResults
 from bench.subsets import POSITION, tag_title
@@ -12,8 +13,6 @@ BUDGET_TOLERANCE = 0.02
 """Training budgets that differ by less count as equal: the last batch may overshoot."""
 INIT = "init:"
 """How the signature of a training begins that started from the encoder of another system, whose name follows."""
-FIXED_LENGTH = "|length:source"
-"""How the signature of the length ratio ends if outputs were made as long as their sources."""
 BUSY = 10.0
 """Share of a CPU core, in %, above which other processes make times doubtful."""
 

@@ -84,10 +84,10 @@ class CostCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 result = func.decompose(*args, **kwargs)
             return func(*args, **kwargs) if result is NotImplemented else result
         result = func(*args, **kwargs)
-        flops = formula(*args) if formula else flop_registry[packet](*args, **kwargs, out_val=result)
-        # What is added on the way is element-wise work.
-        read = (args[0], *args[2:]) if func is ADDING else args
-        self.cost.operations[int(flops), _moved(read) + _moved([result])] += 1
+        # What is added to a product on the way is element-wise work.
+        counted = (args[0], *args[2:]) if func is ADDING else args
+        flops = formula(*counted) if formula else flop_registry[packet](*counted, **kwargs, out_val=result)
+        self.cost.operations[int(flops), _moved(counted) + _moved([result])] += 1
         return result
 
 
@@ -122,13 +122,10 @@ FORMULAS: dict[Any, Callable[..., int]] = {
 }
 """Floating-point operations of what torch's own counter does not know."""
 ADDING: Any = None
-"""The product to which something is added on the way."""
+"""The product to which its second argument is added on the way."""
 if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
     ADDING = torch.ops.mkldnn._linear_pointwise.binary
-    # Before the weight may come what is added to the product; then its last dimension says how many outputs there are.
-    FORMULAS[torch.ops.mkldnn._linear_pointwise] = lambda x, weight, *more: (
-        2 * x.numel() * (weight.shape[-1] if isinstance(more[-1], str) and more[-1] == "add" else weight.shape[0])
-    )
+    FORMULAS[torch.ops.mkldnn._linear_pointwise] = lambda x, weight, *_: 2 * x.numel() * weight.shape[0]
 
 
 @dataclass(frozen=True)

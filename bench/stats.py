@@ -168,7 +168,7 @@ def paired_randomisation(
         samples: exchanges.
 
     Raises:
-        ValueError: rows that do not pair, no rows, or no samples.
+        ValueError: rows that do not pair, no rows, no samples, or a statistic that is undefined for one of the systems.
     """
     rows, others = (np.asarray(items, dtype=np.float64) for items in (baseline, candidate))
     if rows.ndim != 2 or rows.shape != others.shape or not len(rows):
@@ -182,6 +182,8 @@ def paired_randomisation(
         return np.abs(statistic(sums + difference.sum(0) - shifts) - statistic(sums + shifts))
 
     observed = gaps(np.zeros((1, rows.shape[1])))[0]
+    if np.isnan(observed):
+        raise ValueError("the statistic is undefined for one of the two")
     generator = np.random.default_rng(seed)
     chunk = max(1, _CHUNK_ELEMENTS // len(rows))
     reached = 0

@@ -65,6 +65,9 @@ class KeyValues:
 
     def select(self, rows: Tensor) -> None:
         """Keep the batch rows `rows` [m], m <= n, in that order; a row may repeat (beams). Moves only what is set."""
+        if self.both.requires_grad and torch.is_grad_enabled():  # what follows has no gradient
+            self.both = self.both.index_select(1, rows)
+            return
         count = rows.shape[0]
         spare = torch.empty_like(self.both) if self.spare is None else self.spare
         kept = spare[:, :count]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -29,7 +30,7 @@ def compare_quality(baseline: Side, candidate: Side, config: GateConfig) -> list
             findings[i],
             p_value=p,
             verdict=findings[i].verdict if sure else Verdict.OK,
-            reason="" if sure else "beyond the margin, but perhaps by chance",
+            reason="; ".join(filter(None, [findings[i].reason, "" if sure else "perhaps by chance"])),
         )
     new = [key for key in candidate.cells if key not in baseline.cells]
     return findings + [Finding(key, "", Verdict.NEW) for key in new]
@@ -65,6 +66,9 @@ def _compare(
         _judge(key, metric, [before[each.id] for each in shared], [after[each.id] for each in shared], shared, config)
         for metric in metrics
     ]
+    if len(shared) < len(before):
+        share = f"over {len(shared)} of {len(before)} sentences"
+        findings = [replace(f, reason="; ".join(filter(None, [f.reason, share]))) for f in findings]
     return findings + _lost(key, baseline.cells[key], there)
 
 
@@ -82,6 +86,8 @@ def _judge(
     finding = Finding(key, metric, Verdict.OK, old.value(), new.value(), METRICS[metric].unit)
     if list(before) == list(after):
         return replace(finding, reason="the same outputs")
+    if math.isnan(new.value()) and not math.isnan(old.value()):
+        return replace(finding, candidate=None, verdict=Verdict.FAILED, reason="undefined for these outputs")
     higher = METRICS[metric].higher_is_better
     change = finding.change or 0.0
     if higher is None or not abs(change) > config.margin_of(metric):

@@ -166,6 +166,11 @@ def test_exchanges_of_all_rows_can_be_counted():
     assert p == pytest.approx(2 / 8, abs=0.01)
 
 
+def test_what_is_undefined_has_no_p_value():
+    with pytest.raises(ValueError, match="undefined for one of the two"):
+        paired_randomisation([[1.0, 2]], [[1.0, 0]], ratio, samples=100)
+
+
 def test_equal_rows_have_no_difference_to_reach():
     assert paired_randomisation([[1.0, 2]], [[1.0, 2]], ratio, samples=100) == 1
 

@@ -184,6 +184,18 @@ def test_cache_is_preallocated_once():
     assert [c.keys.data_ptr() for c in stepper.caches] == where
 
 
+@pytest.mark.parametrize("beam", [1, 3])
+def test_decoding_where_gradients_are_recorded_gives_the_same(beam):
+    model, batch = build("transformer"), batch_of(6)
+    settings = Settings(beam=beam)
+    with torch.inference_mode():
+        expected = model.decode(batch.src, batch.src_len, settings)
+    decoded = model.decode(batch.src, batch.src_len, settings)
+    assert len(set(decoded.lengths.tolist())) > 1, "the test needs sentences that leave the batch one by one"
+    assert decoded.tokens.tolist() == expected.tokens.tolist()
+    torch.testing.assert_close(decoded.scores.detach(), expected.scores)
+
+
 def test_beams_move_between_two_buffers():
     """Fresh memory at each step would cost more than the move."""
     model = build("transformer")

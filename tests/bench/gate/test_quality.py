@@ -5,6 +5,8 @@ import pytest
 from bench.errors import UserError
 from bench.gate.comparison import compare
 from bench.gate.verdicts import BROKEN, GOOD, INCOMPARABLE, REGRESSION, Verdict, exit_code
+from bench.metrics import MEASURES
+from bench.stats import paired_randomisation
 from tests.bench.gate_runs import damaged, sentences, write_side
 
 TEST = sentences()
@@ -72,11 +74,16 @@ def test_within_the_margin_nothing_is_a_regression(judged):
 
 
 def test_many_tests_are_paid_for(judged):
-    """One small fall among many cells that fell by chance needs more evidence than alone."""
-    fallen = [*damaged(TEST[:4], 0.9), *GOOD_OUTPUTS[4:]]
-    alone, _ = judged({"a": GOOD_OUTPUTS}, {"a": fallen}, gate={"margin": 0.0})
-    p = alone["a", "bleu"].p_value
-    assert p < 1
+    """Three cells that fell alike: each p is three times what it is alone, and then no longer below the level."""
+    fallen = [*damaged(TEST[:12], 0.5), *GOOD_OUTPUTS[12:]]
+    old, new = (MEASURES["bleu"](outputs, TEST) for outputs in (GOOD_OUTPUTS, fallen))
+    alone = paired_randomisation(old.rows, new.rows, old.statistic)
+    assert alone < 0.3
+    gate = {"margin": 0.0, "alpha": 2 * alone}
+    findings, code = judged(dict.fromkeys("abc", GOOD_OUTPUTS), dict.fromkeys("abc", fallen), gate=gate)
+    assert [findings[system, "bleu"].p_value for system in "abc"] == pytest.approx([3 * alone] * 3)
+    assert code == GOOD
+    assert "perhaps by chance" in findings["a", "bleu"].reason
 
 
 def test_only_shared_sentences_are_compared(judged):
@@ -84,7 +91,7 @@ def test_only_shared_sentences_are_compared(judged):
     half = [*TEST[:100], *sentences(seed=5)[100:]]
     findings, code = judged({"a": GOOD_OUTPUTS}, {"a": [*GOOD_OUTPUTS[:100], *["wrong"] * 100]}, candidate_test=half)
     assert (findings["a", "bleu"].verdict, code) == (Verdict.OK, GOOD)
-    assert findings["a", "bleu"].reason == "the same outputs"
+    assert findings["a", "bleu"].reason == "the same outputs; over 100 of 200 sentences"
 
 
 def test_no_shared_sentence_fails(judged):
