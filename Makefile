@@ -3,20 +3,25 @@
 PYTHON ?= python3
 SUITE ?= suites/quick.yaml
 ARGS ?=
+BASELINE ?= results/$(basename $(notdir $(SUITE)))
+CANDIDATE ?= build/gate/$(basename $(notdir $(SUITE)))
+AGAINST ?=
 RESULTS ?= $(patsubst %/records.csv,%,$(wildcard results/*/records.csv))
 
 BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help bench plots table test check microbench clean
+.PHONY: help bench plots table gate test check microbench clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@printf '  %-26s %s\n' \
-	  'SUITE=$(SUITE)' 'the suite that bench runs' \
-	  'ARGS=' 'more arguments for bench run, plot, table or pytest' \
+	  'SUITE=$(SUITE)' 'the suite that bench and gate run' \
+	  'AGAINST=' 'gate: a commit to be timed against, such as HEAD^; no times if not given' \
+	  'BASELINE=$(BASELINE)' 'gate: the results whose quality is the measure' \
+	  'ARGS=' 'more arguments for bench run, plot, table, gate or pytest' \
 	  'RESULTS=' 'the folders that plots and table read; all of results/ if not given' \
 	  'PYTHON=$(PYTHON)' 'the interpreter (3.11 to 3.13) that .venv is made with'
 
@@ -30,6 +35,13 @@ plots: $(READY)  ## Draw the figures again, from the records alone
 table: $(READY)  ## Write the tables again, from the records alone
 	@test -n "$(RESULTS)" || { echo "no results/*/records.csv: run 'make bench' first" >&2; exit 3; }
 	$(BIN)/python -m bench table $(RESULTS) $(ARGS)
+
+# A cell that fails (2) is a finding of the gate; what keeps the suite from running at all is none.
+gate: $(READY)  ## Run a suite anew and say whether anything has become worse: outputs, and with AGAINST times
+	$(BIN)/python -m bench run $(SUITE) --set measure.speed=null --out $(CANDIDATE) || test $$? = 2
+	$(BIN)/python -m bench gate --baseline $(BASELINE) --candidate $(CANDIDATE) \
+	  $(if $(AGAINST),--against $(AGAINST) --suite $(SUITE),--quality-only) \
+	  --markdown $(CANDIDATE)/gate.md --junit $(CANDIDATE)/gate.xml $(ARGS)
 
 test: check  ## Lint, types and every test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto $(ARGS)

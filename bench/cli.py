@@ -24,6 +24,7 @@ from bench.records import read_records, read_results
 from bench.store import Store, default_root
 
 if TYPE_CHECKING:
+    from bench.gate.verdicts import Finding
     from bench.graph import Graph
 
 GOOD, FAILED, USAGE, INTERRUPTED = 0, 2, 3, 130
@@ -195,8 +196,23 @@ def plot(folders: ResultsArgument) -> None:
 
 @app.command()
 def gate(
-    baseline: Annotated[Path, typer.Option(help="Results folder to compare with.", metavar="FOLDER")],
-    candidate: Annotated[Path, typer.Option(help="Results folder to judge.", metavar="FOLDER")],
+    baseline: Annotated[Path | None, typer.Option(help="Results folder to compare with.", metavar="FOLDER")] = None,
+    candidate: Annotated[Path | None, typer.Option(help="Results folder to judge.", metavar="FOLDER")] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            help="Time this commit and the working tree in turn; stored times count no more.", metavar="COMMIT"
+        ),
+    ] = None,
+    suite: Annotated[
+        Path | None, typer.Option(help="With --against: the suite to time, which must have been run.", metavar="FILE")
+    ] = None,
+    quality_only: Annotated[bool, typer.Option("--quality-only", help="Leave stored times out.")] = False,
+    only: Only = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    set_: Overrides = None,
+    store: StoreFolder = None,
     markdown: Annotated[Path | None, typer.Option(help="Also write the table as Markdown.", metavar="FILE")] = None,
     junit: Annotated[Path | None, typer.Option(help="Also write JUnit XML.", metavar="FILE")] = None,
 ) -> None:
@@ -205,11 +221,27 @@ def gate(
     from bench.gate.comparison import compare
     from bench.gate.verdicts import exit_code
 
-    findings = compare(baseline, candidate)
-    report.print_findings(findings, _console())
+    if (baseline is None) != (candidate is None):
+        raise UserError("--baseline and --candidate: name both folders, or neither with --against")
+    if (against is None) != (suite is None):
+        raise UserError("--against and --suite: name both, or neither")
+    if baseline is None and against is None:
+        raise UserError("nothing to compare: name --baseline and --candidate, or --against and --suite, or all four")
+    findings: list[Finding] = []
+    if baseline is not None and candidate is not None:
+        findings += compare(baseline, candidate, speed=against is None and not quality_only)
+    notes: list[str] = []
+    if against is not None and suite is not None:
+        from bench.gate.against import time_against
+
+        graph = _graph(suite, only, device, dtype, set_)
+        timed, note = time_against(against, graph, Store(store or default_root()), Console(stderr=True).print)
+        findings += timed
+        notes.append(note)
+    report.print_findings(findings, _console(), notes)
     for path, write in ((markdown, report.markdown), (junit, report.junit)):
         if path is not None:
-            path.write_text(write(findings), encoding="utf-8")
+            path.write_text(write(findings, notes), encoding="utf-8")
     raise Judged(exit_code(findings))
 
 

@@ -13,12 +13,14 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 # `-m venv DIR` puts the stand-in itself at DIR/bin/python; version checks go to the real interpreter; every other call
-# only leaves its arguments in calls.log, and `-m pip` fails if a file named `broken` lies there.
+# only leaves its arguments in calls.log. `-m pip` fails if a file named `broken` lies there, `-m bench run` with the
+# code that a file named `bench-run` holds.
 STAND_IN = f"""#!/bin/sh
 case "$1 $2" in
   "-c "*) exec "{sys.executable}" "$@" ;;
   "-m venv") mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
   "-m pip") test ! -e broken || exit 1 ;;
+  "-m bench") test ! -e "bench-$3" || {{ echo "$@" >> calls.log; exit $(cat "bench-$3"); }} ;;
 esac
 echo "$@" >> calls.log
 """
@@ -38,7 +40,7 @@ class Checkout:
 
     def make(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         # Variables given to the `make` that runs these tests must not reach the one under test.
-        own = ("MAKE", "MFLAGS", "ARGS", "SUITE", "RESULTS", "PYTHON")
+        own = ("MAKE", "MFLAGS", "ARGS", "SUITE", "RESULTS", "PYTHON", "AGAINST", "BASELINE", "CANDIDATE")
         environment = {k: v for k, v in os.environ.items() if not k.startswith(own)}
         command = ["make", f"PYTHON={self.python}", *arguments]
         return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False)
@@ -108,6 +110,32 @@ def test_an_unsuitable_python_is_named_and_nothing_is_removed(checkout: Checkout
 def test_suite_and_arguments_are_passed_on(checkout: Checkout):
     checkout.make("bench", "SUITE=suites/mine.yaml", "ARGS=--only ctc")
     assert checkout.calls()[-1] == "-m bench run suites/mine.yaml --only ctc"
+
+
+def test_the_gate_runs_the_suite_and_then_judges(checkout: Checkout):
+    assert checkout.make("gate", "SUITE=suites/mine.yaml").returncode == 0
+    run, judge = checkout.calls()[-2:]
+    assert run == "-m bench run suites/mine.yaml --set measure.speed=null --out build/gate/mine"
+    assert judge.startswith(
+        "-m bench gate --baseline results/mine --candidate build/gate/mine --quality-only --markdown"
+    )
+    checkout.make("gate", "AGAINST=HEAD^", "ARGS=--only ctc")
+    judge = checkout.calls()[-1]
+    assert "--candidate build/gate/quick --against HEAD^ --suite suites/quick.yaml" in judge
+    assert judge.endswith("gate.xml --only ctc")
+
+
+@pytest.mark.parametrize(("code", "judged"), [(2, True), (3, False), (130, False)])
+def test_the_gate_judges_runs_with_failed_cells_and_no_others(checkout: Checkout, code: int, judged: bool):
+    (checkout.folder / "bench-run").write_text(str(code))
+    assert (checkout.make("gate").returncode == 0) == judged
+    assert checkout.calls()[-1].startswith("-m bench gate" if judged else "-m bench run")
+
+
+@pytest.mark.parametrize("code", [1, 2, 3])
+def test_what_the_gate_finds_fails_make(checkout: Checkout, code: int):
+    (checkout.folder / "bench-gate").write_text(str(code))
+    assert checkout.make("gate").returncode
 
 
 def test_plots_and_tables_are_made_for_every_folder_with_records(checkout: Checkout):

@@ -14,8 +14,8 @@ from bench.gate.speed import compare_speed
 from bench.gate.verdicts import Finding
 
 
-def compare(baseline: Path, candidate: Path) -> list[Finding]:
-    """Return what became of each cell of the baseline: its quality, then its speed.
+def compare(baseline: Path, candidate: Path, speed: bool = True) -> list[Finding]:
+    """Return what became of each cell of the baseline: its quality, then its speed unless that is not wanted.
 
     The thresholds are those of the suite that the baseline was made with.
 
@@ -28,7 +28,7 @@ def compare(baseline: Path, candidate: Path) -> list[Finding]:
         names = [", ".join(suite) for suite in suites]
         raise UserError(f"{baseline} holds results of suite {names[0]}, and {candidate} of {names[1]}")
     config = gate_config(before)
-    return compare_quality(before, after, config) + compare_speed(before, after, config)
+    return compare_quality(before, after, config) + (compare_speed(before, after, config) if speed else [])
 
 
 def gate_config(side: Side) -> GateConfig:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 
 class GateConfig(BaseModel):
@@ -22,8 +23,23 @@ class GateConfig(BaseModel):
     """A fall beyond the margin is a regression if the paired test, adjusted for all tests (Holm), gives less."""
     samples: int = Field(10_000, ge=100)
     """Random exchanges behind each test."""
-    slowdown: float = Field(25.0, gt=0, lt=100)
-    """Share of the throughput, in %, by which it may fall; 10 on a quiet machine, 25 on a shared one."""
+    slowdown: float = Field(10.0, gt=0, lt=100)
+    """Share of the throughput, in %, by which it may fall from one checkout to another, timed in turn in one job."""
+    stored_slowdown: float = Field(25.0, gt=0, lt=100)
+    """The same between two results folders, which were timed at different times."""
+    batch_sizes: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(None, min_length=1)
+    """Batch sizes at which checkouts are timed; by default the smallest and the largest of `measure.speed`."""
+    pairs: tuple[Annotated[int, Field(ge=5)], ...] = Field((20, 40, 80), min_length=1)
+    """Pairs of times after which to judge; what is inconclusive is timed on, up to the next number."""
+    milliseconds: float = Field(25.0, gt=0)
+    """Least duration of a time: several batches are decoded where one is done sooner."""
+
+    @field_validator("pairs", "batch_sizes")
+    @classmethod
+    def _rising(cls, numbers: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if numbers is not None and any(later <= earlier for earlier, later in itertools.pairwise(numbers)):
+            raise ValueError(f"the numbers must rise, got {', '.join(map(str, numbers))}")
+        return numbers
 
     def margin_of(self, metric: str) -> float:
         """Return the points by which `metric` may fall."""

@@ -44,26 +44,29 @@ def summary(findings: Sequence[Finding]) -> str:
     return f"{SUMMARIES[exit_code(findings)]}{f' {numbers}.' if numbers else ''}"
 
 
-def print_findings(findings: Sequence[Finding], console: Console) -> None:
-    """Print the table, and a line that sums it up."""
+def print_findings(findings: Sequence[Finding], console: Console, notes: Sequence[str] = ()) -> None:
+    """Print the table, what to know of it, and a line that sums it up."""
     table = Table(*HEADER, show_edge=False)
     for finding in ordered(findings):
         verdict, *others = _row(finding)
         table.add_row(Text(verdict, style=STYLES.get(finding.verdict, "")), *map(Text, others))
     console.print(table)
-    console.print(summary(findings), markup=False, soft_wrap=True)
+    for line in (*notes, summary(findings)):
+        console.print(line, markup=False, soft_wrap=True)
 
 
-def markdown(findings: Sequence[Finding]) -> str:
-    """Return the table in Markdown, the summary above it."""
+def markdown(findings: Sequence[Finding], notes: Sequence[str] = ()) -> str:
+    """Return the table in Markdown, the summary above it and what to know below."""
     lines = [summary(findings), "", "| " + " | ".join(HEADER) + " |", "|" + " --- |" * len(HEADER)]
     for finding in ordered(findings):
         lines.append("| " + " | ".join(_escaped(cell) for cell in _row(finding)) + " |")
+    for note in notes:
+        lines += ["", note]
     return "\n".join(lines) + "\n"
 
 
-def junit(findings: Sequence[Finding]) -> str:
-    """Return JUnit XML: a test case for each finding, which fails if the gate does because of it."""
+def junit(findings: Sequence[Finding], notes: Sequence[str] = ()) -> str:
+    """Return JUnit XML: a test case for each finding, which fails if the gate does because of it, and the notes."""
     failing = [f for f in findings if f.verdict is Verdict.REGRESSED or f.verdict in FAILURES]
     idle = [f for f in findings if f.verdict in (Verdict.ADVISORY, Verdict.INCONCLUSIVE, Verdict.NEW)]
     numbers = {"tests": len(findings), "failures": len(failing), "skipped": len(idle)}
@@ -74,12 +77,13 @@ def junit(findings: Sequence[Finding]) -> str:
             kind = "failure" if finding in failing else "skipped"
             verdict, _, _, *rest = _row(finding)
             ET.SubElement(case, kind, {"message": _printable("; ".join(filter(None, [verdict, *rest])))})
+    if notes:
+        ET.SubElement(suite, "system-out").text = _printable(" ".join(notes))
     ET.indent(suite)
     return '<?xml version="1.0" encoding="utf-8"?>\n' + ET.tostring(suite, encoding="unicode") + "\n"
 
 
 def _row(finding: Finding) -> list[str]:
-    change = finding.change
     p = "" if finding.p_value is None else f"{finding.p_value:.2g}"
     return [
         finding.verdict.value,
@@ -87,7 +91,7 @@ def _row(finding: Finding) -> list[str]:
         _value(finding),
         "" if finding.baseline is None else significant(finding.baseline),
         "" if finding.candidate is None else significant(finding.candidate),
-        "" if change is None else _change(finding, change),
+        _change(finding),
         p,
         finding.reason,
     ]
@@ -95,15 +99,20 @@ def _row(finding: Finding) -> list[str]:
 
 def _value(finding: Finding) -> str:
     if finding.batch_size is not None:
-        return f"Tokens/s, batch {finding.batch_size}"
+        return f"{finding.unit.capitalize()}, batch {finding.batch_size}"
     return quality_metric(finding.metric).title if finding.metric not in ("", "cell") else "Cell"
 
 
-def _change(finding: Finding, change: float) -> str:
-    """Return the change: of speed in %, of quality in points."""
+def _change(finding: Finding) -> str:
+    """Return the change: of speed in %, with an interval if it was timed in pairs; of quality in points."""
+    if finding.ratio is not None:
+        ratio, low, high = (f"{100 * (value - 1):+.1f}" for value in finding.ratio)
+        return f"{ratio} [{low}, {high}] %"
+    if finding.change is None:
+        return ""
     if finding.batch_size is not None and finding.baseline:
-        return f"{100 * change / finding.baseline:+.1f} %"
-    return f"{change:+.2f}"
+        return f"{100 * finding.change / finding.baseline:+.1f} %"
+    return f"{finding.change:+.2f}"
 
 
 def _escaped(text: str) -> str:

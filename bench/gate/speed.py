@@ -22,7 +22,7 @@ def compare_speed(baseline: Side, candidate: Side, config: GateConfig) -> list[F
         finding
         for key in baseline.cells
         if key in candidate.cells
-        for finding in _compare(baseline, candidate, key, 1 - config.slowdown / 100)
+        for finding in _compare(baseline, candidate, key, 1 - config.stored_slowdown / 100)
     ]
 
 

@@ -52,6 +52,8 @@ class Finding:
     """Of a paired test, adjusted for all tests of the gate."""
     reason: str = ""
     batch_size: int | None = None
+    ratio: tuple[float, float, float] | None = None
+    """Of speeds that were timed in pairs: the candidate's over the baseline's, and the interval of that."""
 
     @property
     def cell(self) -> str:

@@ -58,3 +58,28 @@ def test_the_verb_prints_writes_and_exits(tmp_path, capsys, share, code):
 def test_the_verb_refuses_what_is_not_there(tmp_path, capsys):
     assert main(["gate", "--baseline", str(tmp_path), "--candidate", str(tmp_path)]) == 3
     assert "no records.csv here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ([], "nothing to compare"),
+        (["--baseline", "a"], "name both folders"),
+        (["--against", "HEAD"], "--against and --suite: name both"),
+        (["--suite", "a.yaml"], "--against and --suite: name both"),
+    ],
+)
+def test_the_verb_says_what_is_missing(arguments, complaint, capsys):
+    assert main(["gate", *arguments]) == 3
+    assert complaint in capsys.readouterr().err
+
+
+def test_times_in_pairs_show_their_interval():
+    finding = Finding(
+        KEY, "sentences_per_second", Verdict.OK, 100.0, 99.0, "sentences/s", reason="20 pairs", batch_size=8,
+        ratio=(0.985, 0.95, 1.012),
+    )  # fmt: skip
+    text = markdown([finding], ["Timed in turn."])
+    assert "| Sentences/s, batch 8 | 100 | 99.0 | -1.5 \\[-5.0, +1.2\\] % |" in text
+    assert text.endswith("\n\nTimed in turn.\n")
+    assert ET.fromstring(junit([finding], ["Timed in turn."])).find("system-out").text == "Timed in turn."

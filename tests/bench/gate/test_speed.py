@@ -11,7 +11,7 @@ OUTPUTS = {"a": damaged(TEST, 0.1)}
 
 
 def judge(tmp_path, before, after, **options):
-    baseline = write_side(tmp_path / "baseline", OUTPUTS, TEST, rates={"a": before}, gate={"slowdown": 10.0})
+    baseline = write_side(tmp_path / "baseline", OUTPUTS, TEST, rates={"a": before}, gate={"stored_slowdown": 10.0})
     candidate = write_side(tmp_path / "candidate", OUTPUTS, TEST, rates={"a": after}, **options)
     findings = compare(baseline, candidate)
     return {f.batch_size: f for f in findings if f.batch_size}, exit_code(findings)
