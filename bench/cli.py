@@ -195,6 +195,15 @@ def plot(folders: ResultsArgument) -> None:
 
 
 @app.command()
+def report(folders: ResultsArgument) -> None:
+    """Write report.html into results folders, from their records: one page with tables, figures and examples."""
+    from bench.report import write_report
+
+    for folder in folders:
+        _console().print(f"Report: {write_report(folder)}", markup=False, soft_wrap=True)
+
+
+@app.command()
 def gate(
     baseline: Annotated[Path | None, typer.Option(help="Results folder to compare with.", metavar="FOLDER")] = None,
     candidate: Annotated[Path | None, typer.Option(help="Results folder to judge.", metavar="FOLDER")] = None,

@@ -20,7 +20,7 @@ from bench.figures.pareto import draw_pareto
 from bench.figures.real_time import draw_real_time
 from bench.figures.refinement import draw_refinement
 from bench.figures.roofline import draw_roofline
-from bench.figures.style import save, styled
+from bench.figures.style import save, styled, svg_of
 from bench.figures.subsets import draw_subsets
 from bench.figures.throughput import draw_speedup, draw_throughput
 from bench.records import read_records
@@ -31,6 +31,9 @@ KINDS = (
     *("quality-rtf", "subsets", "errors", "learning", "breakdown", "roofline"),
 )
 """What file names end with, after the task."""
+FEW_ENOUGH = 150
+"""With more cells than this, a line or a bar for each is no picture any more, and only `AT_ANY_SIZE` are drawn."""
+AT_ANY_SIZE = ("quality-speedup", "quality-rtf")
 
 
 def write_figures(results_dir: Path) -> list[Path]:
@@ -84,7 +87,16 @@ def draw(kind: str, task: TaskResults, samples: Samples | None = None, curves: S
         "breakdown": draw_breakdown,
         "roofline": draw_roofline,
     }
+    if len(task.cells) > FEW_ENOUGH and kind not in AT_ANY_SIZE:
+        return None
     return drawers[kind](task)
+
+
+def draw_svg(kind: str, task: TaskResults, curves: Sequence[Curve] = ()) -> bytes | None:
+    """Draw one of `KINDS` as SVG; None if it has nothing to do with the task."""
+    with styled():
+        figure = draw(kind, task, curves=curves)
+        return None if figure is None else svg_of(figure)
 
 
 def file_name(task: str) -> str:

@@ -35,6 +35,8 @@ LABEL_WIDTH = 32
 """Characters in a line of a label."""
 MAX_DIRECT = 16
 """With more cells than this, points are numbered."""
+MAX_NUMBERED = 100
+"""With more cells than this, only those on the Pareto front and the references are numbered."""
 FRONT = "#BBBBBB"
 """Colour of the Pareto front."""
 
@@ -115,8 +117,9 @@ class Scatter:
         shown = [cell for cell in task.cells if any(dot.cell is cell for dot in dots)]
         if direct and len(shown) > MAX_DIRECT:
             return None
-        key = [] if direct else [wrap(f"{i}  {cell.name}", 44) for i, cell in enumerate(shown, 1)]
-        texts = {id(c): wrap(c.name, LABEL_WIDTH) if direct else str(i) for i, c in enumerate(shown, 1)}
+        named = shown if len(shown) <= MAX_NUMBERED else self._outstanding(shown, quality)
+        key = [] if direct else [wrap(f"{i}  {cell.name}", 44) for i, cell in enumerate(named, 1)]
+        texts = {id(c): wrap(c.name, LABEL_WIDTH) if direct else str(i) for i, c in enumerate(named, 1)}
         x_label = wrap(self.x_label, 64)
         key_width, key_height = text_size("\n".join(key), SIZE - 1) if key else (0.0, 0.0)
         page = Page(
@@ -125,7 +128,7 @@ class Scatter:
             panel_height=max(4.6, key_height / 72 if key else 0),
             right=0.35,
             legend=self._legend(shown, any(dot.is_reference for dot in dots)),
-            notes=self._notes(task, quality),
+            notes=[*self._notes(task, quality), *_unnamed(shown, named)],
             x_label_lines=x_label.count("\n") + 1,
             panel_titles=[f"Batch size {panel.batch_size}" for panel in self.panels],
             margin=key_width / 72 + 0.2 if key else 0.0,
@@ -140,11 +143,12 @@ class Scatter:
             self._limits(ax, dots, quality)
             lines = self._front(ax, panel.dots, lower_is_better=bool(quality.lower_is_better))
             _points(ax, panel.dots)
+            labelled = [dot for dot in panel.dots if id(dot.cell) in texts]
             fits = label_points(
                 ax,
-                [(dot.x, dot.y) for dot in panel.dots],
-                [texts[id(dot.cell)] for dot in panel.dots],
-                [text_colour(dot.cell.family) for dot in panel.dots],
+                [(dot.x, dot.y) for dot in labelled],
+                [texts[id(dot.cell)] for dot in labelled],
+                [text_colour(dot.cell.family) for dot in labelled],
                 [*(bar for dot in panel.dots for bar in dot.bars), *lines],
                 together=20.0 if direct else 9.0,
             )
@@ -156,6 +160,16 @@ class Scatter:
                 size=SIZE - 1, va="top", linespacing=1.25, annotation_clip=False,
             )  # fmt: skip
         return figure
+
+    def _outstanding(self, cells: Sequence[Cell], quality: Metric) -> list[Cell]:
+        """Return those of `cells` that are on the front of a panel, or a reference."""
+        chosen = set()
+        for panel in self.panels:
+            points = [(dot.x, dot.y) for dot in panel.dots]
+            worse = bool(quality.lower_is_better)
+            best = set(front(points, lower_is_better=worse, less_is_faster=self.less_is_faster))
+            chosen |= {id(dot.cell) for dot in panel.dots if dot.is_reference or (dot.x, dot.y) in best}
+        return [cell for cell in cells if id(cell) in chosen]
 
     def _limits(self, ax: Axes, dots: Sequence[Dot], quality: Metric) -> None:
         """Give all panels the same limits, with room for labels; better is up and to the right."""
@@ -224,6 +238,13 @@ class Scatter:
             if lost:
                 notes.append(f"Not shown at batch size {', '.join(lost)}: {cell.name}: {cell.why}")
         return [*([self.about] if self.about else []), *notes, conditions(task)]
+
+
+def _unnamed(shown: Sequence[Cell], named: Sequence[Cell]) -> list[str]:
+    """Return a note if not all cells are named."""
+    if len(named) == len(shown):
+        return []
+    return [f"Of {len(shown)} points those on the Pareto front and the AR references are named; tables have the rest."]
 
 
 def references(task: TaskResults) -> list[Cell]:

@@ -274,18 +274,29 @@ def say_missing(ax: Axes, text: str) -> None:
     ax.text(0.5, 0.5, wrap(text, 50), transform=ax.transAxes, ha="center", va="center", color=GREY)
 
 
+_FORMATS: dict[str, dict[str, None]] = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
+"""The metadata that each leaves out, so that the same figure gives the same bytes."""
+
+
 def save(figure: Figure, stem: Path) -> list[Path]:
     """Write `figure` as PNG and SVG; the same figure gives the same bytes."""
-    paths = []
-    for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None, "Creator": None})):
-        buffer = io.BytesIO()
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Glyph")  # shown as a box in PNG, literally in SVG
-            figure.savefig(buffer, format=suffix[1:], dpi=DPI, metadata=metadata)
-        path = stem.with_name(stem.name + suffix)
-        write_atomically(path, buffer.getvalue())
-        paths.append(path)
+    paths = [stem.with_name(f"{stem.name}.{suffix}") for suffix in _FORMATS]
+    for path, suffix in zip(paths, _FORMATS, strict=True):
+        write_atomically(path, _rendered(figure, suffix))
     return paths
+
+
+def svg_of(figure: Figure) -> bytes:
+    """Return `figure` as SVG."""
+    return _rendered(figure, "svg")
+
+
+def _rendered(figure: Figure, suffix: str) -> bytes:
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # shown as a box in PNG, literally in SVG
+        figure.savefig(buffer, format=suffix, dpi=DPI, metadata=_FORMATS[suffix])
+    return buffer.getvalue()
 
 
 def styled() -> Any:

@@ -9,9 +9,9 @@ from pydantic import ValidationError
 from bench.errors import UserError, reason_of
 from bench.gate.config import GateConfig
 from bench.gate.quality import compare_quality
-from bench.gate.sides import Side
 from bench.gate.speed import compare_speed
 from bench.gate.verdicts import Finding
+from bench.sides import Side
 
 
 def compare(baseline: Path, candidate: Path, speed: bool = True) -> list[Finding]:

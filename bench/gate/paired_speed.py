@@ -16,10 +16,10 @@ from bench.errors import UserError
 from bench.gate.config import GateConfig
 from bench.gate.pairs import Judgement, Pair
 from bench.gate.session import BASELINE, CANDIDATE, Session, Timed, TimedPoint
-from bench.gate.sides import CellKey
 from bench.gate.turns import Checkout, Died
 from bench.gate.verdicts import Finding, Verdict
 from bench.graph import CellSteps, Graph
+from bench.sides import CellKey
 from bench.steps import Step
 from bench.store import Store
 from models.interface import Options

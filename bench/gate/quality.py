@@ -8,11 +8,11 @@ from dataclasses import replace
 from typing import Any
 
 from bench.gate.config import GateConfig
-from bench.gate.sides import CellKey, Sentence, Side
 from bench.gate.verdicts import Finding, Verdict
 from bench.metrics import MEASURES, Evidence
 from bench.quality import METRICS
 from bench.results import DIAGNOSTIC, Cell, TaskResults
+from bench.sides import CellKey, Sentence, Side
 from bench.stats import holm, paired_randomisation
 
 

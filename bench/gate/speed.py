@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bench.gate.config import GateConfig
-from bench.gate.sides import CellKey, Side
 from bench.gate.verdicts import Finding, Verdict
 from bench.results import Estimate
+from bench.sides import CellKey, Side
 
 METRIC = "tokens_per_second"
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from bench.gate.sides import CellKey
+from bench.sides import CellKey
 
 
 class Verdict(Enum):

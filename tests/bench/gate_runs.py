@@ -4,10 +4,10 @@ import json
 import random
 from dataclasses import replace
 
-from bench.gate.sides import Sentence
 from bench.metrics import MEASURES
 from bench.names import SENTENCES, cell_id, escape, slug
 from bench.records import Record, write_records
+from bench.sides import Sentence
 
 WORDS = ["red", "green", "blue", "small", "large", "house", "tree", "bird", "sings", "falls", "near", "under", "the"]
 RUN = {"suite": "small", "split": "test", "family": "transformer", "device": "cpu: test", "dtype": "float32"}

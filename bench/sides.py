@@ -1,4 +1,4 @@
-"""One of the two results folders that are compared, read from disk."""
+"""A results folder as what presents and compares results reads it."""
 
 from __future__ import annotations
 

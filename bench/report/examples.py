@@ -1,0 +1,99 @@
+"""Example outputs: a few sentences from easy to hard, and what each system makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+
+from bench.figures.style import literal
+from bench.report.marking import Piece, by_words, error_share, marked
+from bench.results import Cell, TaskResults, quality_metric
+from bench.sides import CellKey, Sentence, Side
+
+QUANTILES = (0.1, 0.4, 0.7, 0.95)
+"""Sentences that are shown, by how much of them systems get wrong on the average."""
+MAX_COUNTED = 400
+"""Sentences among which they are chosen."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a system made of a sentence."""
+
+    cell: Cell
+    pieces: list[Piece]
+    spaced: bool
+    """Whether there are spaces between the pieces."""
+    right: bool
+    """Whether it is one of the references."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A sentence with its references and the answers."""
+
+    sentence: Sentence
+    source: str
+    references: list[str]
+    answers: list[Answer]
+
+    def of(self, family: str) -> Example:
+        """Return the same with the answers of one family alone."""
+        return replace(self, answers=[answer for answer in self.answers if answer.cell.family == family])
+
+
+def find_examples(side: Side, task: TaskResults) -> list[Example]:
+    """Return sentences of `task`, easy ones first, with the outputs of each model in its best settings.
+
+    None if the sentences were not kept with the results.
+    """
+    cells = best_settings(task)
+    outputs: dict[int, Mapping[str, str]] = {}
+    for i, cell in enumerate(cells):
+        found = side.outputs(_key(task, cell))
+        if found is not None:
+            outputs[i] = found
+    sentences = [s for s in side.sentences(task.name) if all(s.id in texts for texts in outputs.values())]
+    if not outputs or not sentences:
+        return []
+    return [_example(sentence, cells, outputs) for sentence in _spread(sentences, list(outputs.values()))]
+
+
+def best_settings(task: TaskResults) -> list[Cell]:
+    """Return for each system and kind of training data the cell of the best headline value, or the first one."""
+    groups: dict[tuple[str, str], list[Cell]] = {}
+    for cell in task.cells:
+        groups.setdefault((cell.system, cell.data), []).append(cell)
+    if task.headline is None:
+        return [cells[0] for cells in groups.values()]
+    metric = task.headline
+    sign = 1 if quality_metric(metric).lower_is_better else -1
+
+    def rank(cell: Cell) -> float:
+        value = cell.get(metric).value
+        return float("inf") if value is None else sign * value
+
+    return [min(cells, key=rank) for cells in groups.values()]
+
+
+def _key(task: TaskResults, cell: Cell) -> CellKey:
+    return (task.name, cell.system, cell.data, cell.settings, cell.seeds[0] if cell.seeds else None)
+
+
+def _spread(sentences: Sequence[Sentence], outputs: Sequence[Mapping[str, str]]) -> list[Sentence]:
+    """Return sentences at the quantiles of the average share of errors; each once."""
+    counted = list(sentences[:MAX_COUNTED])
+    shares = {s.id: fmean(error_share(texts[s.id], s.references) for texts in outputs) for s in counted}
+    ranked = sorted(counted, key=lambda sentence: shares[sentence.id])
+    chosen = [ranked[round(q * (len(ranked) - 1))] for q in QUANTILES]
+    return list({sentence.id: sentence for sentence in chosen}.values())
+
+
+def _example(sentence: Sentence, cells: Sequence[Cell], outputs: Mapping[int, Mapping[str, str]]) -> Example:
+    references = sentence.references
+    answers = []
+    for i, texts in outputs.items():
+        text = texts[sentence.id]
+        answers.append(Answer(cells[i], marked(text, references), by_words(text, references), text in references))
+    return Example(sentence, literal(sentence.source), [literal(r) for r in references], answers)
