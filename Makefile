@@ -12,7 +12,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help bench plots table gate test check microbench clean
+.PHONY: help bench plots table report gate test check microbench clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -21,11 +21,11 @@ help:  ## Show this list
 	  'SUITE=$(SUITE)' 'the suite that bench and gate run' \
 	  'AGAINST=' 'gate: a commit to be timed against, such as HEAD^; no times if not given' \
 	  'BASELINE=$(BASELINE)' 'gate: the results whose quality is the measure' \
-	  'ARGS=' 'more arguments for bench run, plot, table, gate or pytest' \
-	  'RESULTS=' 'the folders that plots and table read; all of results/ if not given' \
+	  'ARGS=' 'more arguments for bench run, plot, table, report, gate or pytest' \
+	  'RESULTS=' 'the folders that plots, table and report read; all of results/ if not given' \
 	  'PYTHON=$(PYTHON)' 'the interpreter (3.11 to 3.13) that .venv is made with'
 
-bench: $(READY)  ## Run a suite: results/<suite>/ with records, table and figures
+bench: $(READY)  ## Run a suite: results/<suite>/ with records, tables, figures and a page
 	$(BIN)/python -m bench run $(SUITE) $(ARGS)
 
 plots: $(READY)  ## Draw the figures again, from the records alone
@@ -35,6 +35,10 @@ plots: $(READY)  ## Draw the figures again, from the records alone
 table: $(READY)  ## Write the tables again, from the records alone
 	@test -n "$(RESULTS)" || { echo "no results/*/records.csv: run 'make bench' first" >&2; exit 3; }
 	$(BIN)/python -m bench table $(RESULTS) $(ARGS)
+
+report: $(READY)  ## Write the pages again, from the records alone
+	@test -n "$(RESULTS)" || { echo "no results/*/records.csv: run 'make bench' first" >&2; exit 3; }
+	$(BIN)/python -m bench report $(RESULTS) $(ARGS)
 
 # A cell that fails (2) is a finding of the gate; what keeps the suite from running at all is none.
 gate: $(READY)  ## Run a suite anew and say whether anything has become worse: outputs, and with AGAINST times

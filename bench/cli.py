@@ -14,18 +14,16 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from bench.cli_options import Device, Dtype, Only, Overrides, StoreFolder, SuiteArgument, load_graph, make_console
 from bench.errors import UserError
-from bench.records import read_records, read_results
+from bench.records import read_records
+from bench.results_verbs import VERBS, Judged
 from bench.store import Store, default_root
-
-if TYPE_CHECKING:
-    from bench.gate.verdicts import Finding
-    from bench.graph import Graph
 
 GOOD, FAILED, USAGE, INTERRUPTED = 0, 2, 3, 130
 
@@ -36,8 +34,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-PIPE_WIDTH = 160
-"""Columns of tables where output goes to no terminal."""
 
 
 class CellsFailed(Exception):
@@ -46,30 +42,6 @@ class CellsFailed(Exception):
 
 class Stopped(Exception):
     """The run was interrupted; the message says how to go on."""
-
-
-class Judged(Exception):
-    """The gate has come to a judgement."""
-
-    def __init__(self, code: int) -> None:
-        super().__init__(code)
-        self.code = code
-
-
-SuiteArgument = Annotated[Path, typer.Argument(help="Suite file (YAML).")]
-ResultsArgument = Annotated[list[Path], typer.Argument(help="Results folders of suites.", metavar="FOLDER...")]
-Only = Annotated[
-    str | None, typer.Option(help="Only these systems: NAME,NAME (their teachers are trained, not measured).")
-]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda; auto takes CUDA where there is one.")]
-Dtype = Annotated[str, typer.Option(help="auto, float32 or (on CUDA) bfloat16; auto takes bfloat16 on CUDA.")]
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", help="Change the suite: key.path=value. May be repeated.")
-]
-StoreFolder = Annotated[
-    Path | None,
-    typer.Option("--store", help="Folder of finished and unfinished work.", show_default="$NATBENCH_STORE"),
-]
 
 
 @app.command()
@@ -84,7 +56,7 @@ def validate(suites: Annotated[list[Path], typer.Argument(help="Suite files (YAM
         except SuiteError as error:
             problems.append(str(error))
         else:
-            _console().print(
+            make_console().print(
                 f"{path}: ok, {len(suite.models())} models, {len(suite.cells())} cells", markup=False, soft_wrap=True
             )
     if problems:
@@ -98,7 +70,7 @@ def list_(
     """Show families, tasks and suites, or all fields of one."""
     from bench.listing import show
 
-    _console().print(show(name))
+    make_console().print(show(name))
 
 
 @app.command()
@@ -113,8 +85,8 @@ def plan(
     """Show every step of a suite, whether it is done, the size of models and rough times; run nothing."""
     from bench.plan import make_plan, plan_table
 
-    graph = _graph(suite, only, device, dtype, set_)
-    _console().print(plan_table(make_plan(graph, Store(store or default_root()))))
+    graph = load_graph(suite, only, device, dtype, set_)
+    make_console().print(plan_table(make_plan(graph, Store(store or default_root()))))
 
 
 @app.command()
@@ -136,7 +108,7 @@ def run(
     from bench.progress import make_display
     from bench.runner import Interrupted
 
-    graph = _graph(suite, only, device, dtype, set_)
+    graph = load_graph(suite, only, device, dtype, set_)
     from bench.tables import print_table
 
     folder = out or Path("results") / graph.suite.name
@@ -157,8 +129,8 @@ def run(
             f"Interrupted: {done} of {len(steps)} steps are done and kept; {folder} is as it was.\n"
             f"Go on with the same command: {shlex.join(command)}"
         ) from None
-    print_table(result.records, _console())
-    _console().print(f"Results: {folder}", markup=False, soft_wrap=True)
+    print_table(result.records, make_console())
+    make_console().print(f"Results: {folder}", markup=False, soft_wrap=True)
     for step, outcome in result.failed:
         errors.print(
             f"{step.label}: {outcome.status}: {outcome.reason} (log: {outcome.log})", markup=False, soft_wrap=True
@@ -167,91 +139,8 @@ def run(
         raise CellsFailed
 
 
-@app.command()
-def table(folders: ResultsArgument) -> None:
-    """Write the tables of results folders from their records, and show them."""
-    records = {folder: read_results(folder) for folder in folders}
-    from bench.tables import print_table, write_tables
-
-    for folder in folders:
-        write_tables(folder)
-        print_table(records[folder], _console())
-
-
-@app.command()
-def plot(folders: ResultsArgument) -> None:
-    """Draw the figures of results folders from their records."""
-    for folder in folders:
-        read_results(folder)
-    from bench.figures import write_figures
-
-    for folder in folders:
-        try:
-            write_figures(folder)
-        except ValueError as error:
-            if not any(str(error).startswith(str(file)) for file in folder.glob("*.csv")):
-                raise  # no message of a reader: those begin with the file that is damaged
-            raise UserError(str(error)) from error
-
-
-@app.command()
-def report(folders: ResultsArgument) -> None:
-    """Write report.html into results folders, from their records: one page with tables, figures and examples."""
-    from bench.report import write_report
-
-    for folder in folders:
-        _console().print(f"Report: {write_report(folder)}", markup=False, soft_wrap=True)
-
-
-@app.command()
-def gate(
-    baseline: Annotated[Path | None, typer.Option(help="Results folder to compare with.", metavar="FOLDER")] = None,
-    candidate: Annotated[Path | None, typer.Option(help="Results folder to judge.", metavar="FOLDER")] = None,
-    against: Annotated[
-        str | None,
-        typer.Option(
-            help="Time this commit and the working tree in turn; stored times count no more.", metavar="COMMIT"
-        ),
-    ] = None,
-    suite: Annotated[
-        Path | None, typer.Option(help="With --against: the suite to time, which must have been run.", metavar="FILE")
-    ] = None,
-    quality_only: Annotated[bool, typer.Option("--quality-only", help="Leave stored times out.")] = False,
-    only: Only = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    set_: Overrides = None,
-    store: StoreFolder = None,
-    markdown: Annotated[Path | None, typer.Option(help="Also write the table as Markdown.", metavar="FILE")] = None,
-    junit: Annotated[Path | None, typer.Option(help="Also write JUnit XML.", metavar="FILE")] = None,
-) -> None:
-    """Say whether anything has become worse: exit 0 no, 1 a regression, 2 a lost or failed cell, 3 not comparable."""
-    from bench.gate import report
-    from bench.gate.comparison import compare
-    from bench.gate.verdicts import exit_code
-
-    if (baseline is None) != (candidate is None):
-        raise UserError("--baseline and --candidate: name both folders, or neither with --against")
-    if (against is None) != (suite is None):
-        raise UserError("--against and --suite: name both, or neither")
-    if baseline is None and against is None:
-        raise UserError("nothing to compare: name --baseline and --candidate, or --against and --suite, or all four")
-    findings: list[Finding] = []
-    if baseline is not None and candidate is not None:
-        findings += compare(baseline, candidate, speed=against is None and not quality_only)
-    notes: list[str] = []
-    if against is not None and suite is not None:
-        from bench.gate.against import time_against
-
-        graph = _graph(suite, only, device, dtype, set_)
-        timed, note = time_against(against, graph, Store(store or default_root()), Console(stderr=True).print)
-        findings += timed
-        notes.append(note)
-    report.print_findings(findings, _console(), notes)
-    for path, write in ((markdown, report.markdown), (junit, report.junit)):
-        if path is not None:
-            path.write_text(write(findings, notes), encoding="utf-8")
-    raise Judged(exit_code(findings))
+for verb in VERBS:
+    app.command()(verb)
 
 
 @app.command()
@@ -321,29 +210,3 @@ def _check_results_of(suite: str, folder: Path) -> None:
         raise UserError(f"{error}; it would be replaced: {how}") from error
     if others:
         raise UserError(f"{file} holds results of suite {others[0]!r}, not of {suite!r}: {how}")
-
-
-def _console() -> Console:
-    return Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
-
-
-def _graph(path: Path, only: str | None, device: str, dtype: str, overrides: list[str] | None) -> Graph:
-    """Load a suite and return its steps."""
-    from bench.execution import find_conditions
-    from bench.graph import build_graph
-    from bench.suite import load_suite
-
-    for name, value, allowed in (("--device", device, ("auto", "cpu", "cuda")),
-                                 ("--dtype", dtype, ("auto", "float32", "bfloat16"))):  # fmt: skip
-        if value not in allowed:
-            raise UserError(f"{name} {value!r}: allowed are {', '.join(allowed)}")
-    suite = load_suite(path, overrides or [])
-    if only is not None:
-        suite = suite.select([name.strip() for name in only.split(",") if name.strip()])
-    try:
-        conditions = find_conditions(device, dtype)
-    except ValueError as error:
-        raise UserError(f"--device: {error}") from error
-    if conditions.dtype == "bfloat16" and conditions.device == "cpu":
-        raise UserError("--dtype bfloat16 is for CUDA; on the CPU decoding is in float32")
-    return build_graph(suite, conditions)

@@ -1,7 +1,7 @@
 """Brings the artifacts of a suite together into its results folder: records, hypotheses, raw latencies, environment.
 
-Files are replaced one by one and atomically, the records last before tables and figures are drawn from them; what a
-former run left there stands until then.
+Files are replaced one by one and atomically, the records last before tables, figures and the report are made from them;
+what a former run left there stands until then.
 """
 
 from __future__ import annotations
@@ -208,8 +208,9 @@ class Collector:
 
 
 def write_results(collector: Collector, folder: Path, command: Sequence[str]) -> list[Record]:
-    """Write the results folder, tables and figures included, and return its records."""
+    """Write the results folder, tables, figures and report included, and return its records."""
     from bench.figures import write_figures
+    from bench.report import write_report
     from bench.tables import write_tables
 
     records = collector.records()
@@ -235,6 +236,7 @@ def write_results(collector: Collector, folder: Path, command: Sequence[str]) ->
     write_records(folder / "records.csv", records)
     write_tables(folder)
     write_figures(folder)
+    write_report(folder, redraw=False)
     return records
 
 

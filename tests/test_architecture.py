@@ -15,7 +15,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("bench", "models")
 MAX_LINES = 350
-TORCH_FREE = ("bench.records", "bench.stats", "bench.tables", "bench.figures", "bench.cli")
+TORCH_FREE = (
+    *("bench.records", "bench.stats", "bench.tables", "bench.figures", "bench.report", "bench.cli"),
+    *("bench.gate.comparison", "bench.gate.report"),
+)
 
 DISTRIBUTIONS = {"kaldi_native_fbank": "kaldi-native-fbank", "yaml": "pyyaml"}
 """Packages to install, by the module that they provide, where the names differ."""

@@ -70,6 +70,7 @@ MODULES.update(dict.fromkeys(MODULES, "made_up_work"))
 shown = lambda records, console: console.print(f"a table of {len(records)} records")
 sys.modules["bench.tables"] = SimpleNamespace(write_tables=lambda folder: None, print_table=shown)
 sys.modules["bench.figures"] = SimpleNamespace(write_figures=lambda folder: None)
+sys.modules["bench.report"] = SimpleNamespace(write_report=lambda folder, redraw: None)
 from bench.cli import main
 sys.exit(main())
 """
@@ -109,6 +110,8 @@ def made_up(suite, monkeypatch):
     monkeypatch.setitem(sys.modules, "bench.tables", tables)
     figures = SimpleNamespace(write_figures=lambda folder: (folder / "figure.svg").write_text("figure"))
     monkeypatch.setitem(sys.modules, "bench.figures", figures)
+    report = SimpleNamespace(write_report=lambda folder, redraw: (folder / "report.html").write_text("report"))
+    monkeypatch.setitem(sys.modules, "bench.report", report)
     return suite
 
 
@@ -124,7 +127,9 @@ def test_a_run_writes_results_and_does_nothing_twice(made_up, capsys):
     assert {r.metric for r in records} == {"parameters", "bleu", "tokens_per_second"}
     assert f"a table of {len(records)} records" in first.out
     assert "train base (raw, seed 1) on text: done" in first.err
-    assert {"environment.json", "hypotheses", "table.md", "figure.svg"} <= {p.name for p in out.iterdir()}
+    assert {"environment.json", "hypotheses", "table.md", "figure.svg", "report.html"} <= {
+        p.name for p in out.iterdir()
+    }
     assert run(made_up) == 0
     assert "started" not in capsys.readouterr().err
     assert read_records(out / "records.csv") == records

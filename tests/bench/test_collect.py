@@ -103,7 +103,7 @@ def row(metric, value, unit="", **more):
 
 @pytest.fixture
 def presented(monkeypatch):
-    """Stand in for tables and figures; the list of what was asked of them, and of the files they found."""
+    """Stand in for tables, figures and report; the list of what was asked of them, and of the files they found."""
     calls = []
 
     def found(name):
@@ -111,6 +111,9 @@ def presented(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "bench.tables", SimpleNamespace(write_tables=found("tables")))
     monkeypatch.setitem(sys.modules, "bench.figures", SimpleNamespace(write_figures=found("figures")))
+    # The figures have just been drawn.
+    report = SimpleNamespace(write_report=lambda folder, redraw: found("report")(folder) if not redraw else None)
+    monkeypatch.setitem(sys.modules, "bench.report", report)
     return calls
 
 
@@ -147,7 +150,7 @@ def test_the_records_of_all_artifacts_are_written(results, presented):
     assert (speed.batch_size, speed.part, speed.threads) == (8, "decode", 2)
     assert {r.data for r in records if r.system == "nat"} == {"distilled"}
     assert len({r.run for r in records}) == 1
-    assert presented == [("tables", True), ("figures", True)]
+    assert presented == [("tables", True), ("figures", True), ("report", True)]
     assert Result(records, []).good
 
 
