@@ -58,6 +58,19 @@ def report(folders: ResultsArgument) -> None:
         make_console().print(f"Report: {write_report(folder)}", markup=False, soft_wrap=True)
 
 
+def compare(
+    first: Annotated[Path, typer.Argument(help="Results folder.", metavar="FIRST")],
+    second: Annotated[Path, typer.Argument(help="Another one.", metavar="SECOND")],
+    metric: Annotated[str | None, typer.Option(help="Quality metric; by default the first of each task.")] = None,
+    sentences: Annotated[int, typer.Option(min=0, help="Sentences to show, those that changed most.")] = 5,
+) -> None:
+    """Show two results folders side by side: quality, speed, and the sentences that changed most."""
+    from bench.side_by_side import print_comparison
+    from bench.sides import Side
+
+    print_comparison(Side.read(first), Side.read(second), make_console(), metric, sentences)
+
+
 def gate(
     baseline: Annotated[Path | None, typer.Option(help="Results folder to compare with.", metavar="FOLDER")] = None,
     candidate: Annotated[Path | None, typer.Option(help="Results folder to judge.", metavar="FOLDER")] = None,
@@ -81,7 +94,7 @@ def gate(
 ) -> None:
     """Say whether anything has become worse: exit 0 no, 1 a regression, 2 a lost or failed cell, 3 not comparable."""
     from bench.gate import report
-    from bench.gate.comparison import compare
+    from bench.gate.comparison import compare as compare_folders
     from bench.gate.verdicts import exit_code
 
     if (baseline is None) != (candidate is None):
@@ -92,7 +105,7 @@ def gate(
         raise UserError("nothing to compare: name --baseline and --candidate, or --against and --suite, or all four")
     findings: list[Finding] = []
     if baseline is not None and candidate is not None:
-        findings += compare(baseline, candidate, speed=against is None and not quality_only)
+        findings += compare_folders(baseline, candidate, speed=against is None and not quality_only)
     notes: list[str] = []
     if against is not None and suite is not None:
         from bench.gate.against import time_against
@@ -108,4 +121,4 @@ def gate(
     raise Judged(exit_code(findings))
 
 
-VERBS = (table, plot, report, gate)
+VERBS = (table, plot, report, compare, gate)

@@ -17,7 +17,7 @@ PACKAGES = ("bench", "models")
 MAX_LINES = 350
 TORCH_FREE = (
     *("bench.records", "bench.stats", "bench.tables", "bench.figures", "bench.report", "bench.cli"),
-    *("bench.gate.comparison", "bench.gate.report"),
+    *("bench.gate.comparison", "bench.gate.report", "bench.side_by_side"),
 )
 
 DISTRIBUTIONS = {"kaldi_native_fbank": "kaldi-native-fbank", "yaml": "pyyaml"}
