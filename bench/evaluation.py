@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from bench.accuracy_by_position import accuracy_by_position
 from bench.batching import collate
 from bench.checkpoint import inference, load_companions, load_model
 from bench.configs import QualityConfig
@@ -58,6 +59,14 @@ def run(spec: dict[str, Any], folder: Path, parents: dict[str, Path], progress: 
     scores = scores_of(task, hypotheses, examples, config.bootstrap_samples)
     if getattr(settings, "output_length", "model") == "source":
         scores = [replace(s, signature=s.signature + FIXED_LENGTH) if s.metric == "length_ratio" else s for s in scores]
+    if task.likelihood:
+        references = [[data.tokenizer.encode(reference) for reference in example.references] for example in examples]
+
+        def predict(chosen: list[Sequence[int]]) -> list[Sequence[int]] | None:
+            targets = [EncodedPair(p.source, list(ids)) for p, ids in zip(pairs, chosen, strict=True)]
+            return next_tokens(model, targets, config.batch_size, spec["dtype"])
+
+        scores += accuracy_by_position([o.tokens for o in outputs], references, predict)
     likelihoods = log_likelihoods(model, pairs, config.batch_size, spec["dtype"]) if task.likelihood else None
     if likelihoods is not None:
         lengths = np.array([len(p.target) for p in pairs])
@@ -107,6 +116,20 @@ def log_likelihoods(model: Model, pairs: list[EncodedPair], batch_size: int, pre
             return None
         values.append(likelihood.float().cpu())
     return torch.cat(values).numpy()
+
+
+def next_tokens(model: Model, pairs: list[EncodedPair], batch_size: int, precision: str) -> list[Sequence[int]] | None:
+    """Return the most probable token at each place of each target after those before it; None: the family has none."""
+    device = next(model.parameters()).device
+    found: list[Sequence[int]] = []
+    for start in range(0, len(pairs), batch_size):
+        some = pairs[start : start + batch_size]
+        with inference(device.type, precision):
+            tokens = model.next_tokens(collate(some).to(device))
+        if tokens is None:
+            return None
+        found += [row[: len(pair.target)] for row, pair in zip(tokens.tolist(), some, strict=True)]
+    return found
 
 
 def _score(score: float) -> float | None:

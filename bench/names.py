@@ -8,6 +8,9 @@ SENTENCES = "sentences.jsonl"
 """Beside the outputs of a task's cells: the sentences that they are for, line by line."""
 
 
+FREE_RUNNING, TEACHER_FORCED = "token_accuracy", "teacher_forced_accuracy"
+"""Metrics by position in the reference; see `bench.accuracy_by_position`."""
+
 FIXED_LENGTH = "|length:source"
 """How the signature of the length ratio ends if outputs were made as long as their sources."""
 

@@ -73,6 +73,8 @@ METRICS: dict[str, MetricInfo] = {
         for kind in EDIT_KINDS
     },
     "perplexity": MetricInfo("Perplexity", "", False),
+    "token_accuracy": MetricInfo("Token accuracy", "%", True),
+    "teacher_forced_accuracy": MetricInfo("Teacher-forced token accuracy", "%", True),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -42,11 +43,14 @@ QUALITY = {
     "empty_rate": Metric("Empty outputs", "%", lower_is_better=True),
     "length_ratio": Metric("Length ratio", lower_is_better=None, decimals=3),
     "perplexity": Metric("Perplexity", lower_is_better=True, decimals=2),
+    "token_accuracy": Metric("Token accuracy", "%"),
+    "teacher_forced_accuracy": Metric("Teacher-forced token accuracy", "%"),
 }
 DIAGNOSTIC = (
     *("cer_substitutions", "cer_deletions", "cer_insertions"),
     *("wer_substitutions", "wer_deletions", "wer_insertions"),
     *("repetition_rate", "empty_rate", "length_ratio", "perplexity"),
+    *("token_accuracy", "teacher_forced_accuracy"),
 )
 """Quality metrics that describe outputs rather than rank systems: never a headline."""
 MODEL = (
@@ -298,6 +302,21 @@ class TaskResults:
     def headline(self) -> str | None:
         """The metric that figures show."""
         return next(iter(self.ranking), None)
+
+    @property
+    def best_settings(self) -> list[Cell]:
+        """For each system and kind of training data the cell with the best headline value, or else the first one."""
+        groups: dict[tuple[str, str], list[Cell]] = {}
+        for cell in self.cells:
+            groups.setdefault((cell.system, cell.data), []).append(cell)
+        return [min(cells, key=self._rank) for cells in groups.values()]
+
+    def _rank(self, cell: Cell) -> float:
+        """Return a number of which less is better."""
+        value = None if self.headline is None else cell.get(self.headline).value
+        if value is None or self.headline is None:
+            return math.inf
+        return value if quality_metric(self.headline).lower_is_better else -value
 
 
 def by_task(records: Iterable[Record]) -> list[TaskResults]:

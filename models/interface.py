@@ -216,6 +216,13 @@ class Model(nn.Module, ABC):
         """
         return None
 
+    def next_tokens(self, batch: Batch) -> Tensor | None:
+        """Return the most probable token at each place of the targets, given their own tokens before it, [b, t].
+
+        An end of sentence counts as a token. None if the family does not predict from left to right.
+        """
+        return None
+
     def observed_modules(self) -> dict[str, list[nn.Module]]:
         """Modules whose forward calls count as passes, under "encoder" and "decoder" (calls of any one are a pass)."""
         return {}

@@ -135,6 +135,12 @@ class Transformer(Model):
         log_probs = self.output.log_probs_of(hidden, target)
         return real.new_zeros(real.shape, dtype=torch.float32).masked_scatter(real, log_probs).sum(1)
 
+    def next_tokens(self, batch: Batch) -> Tensor:
+        """Return the most probable token at each place of the targets, given those before it, [b, t]."""
+        hidden, _, real = self.teacher_forced(batch)
+        best, _ = self.output.most_probable(hidden)
+        return batch.tgt.new_full(real.shape, PAD).masked_scatter(real, best)[:, :-1]
+
     def teacher_forced(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Return states [n, d] and gold symbols [n] of the real positions of all targets, and their mask [b, t+1]."""
         b, t = batch.tgt.shape

@@ -17,6 +17,7 @@ from bench.figures.learning import Curve, draw_learning, read_curves
 from bench.figures.length import draw_length
 from bench.figures.multimodality import draw_multimodality
 from bench.figures.pareto import draw_pareto
+from bench.figures.positions import draw_positions
 from bench.figures.real_time import draw_real_time
 from bench.figures.refinement import draw_refinement
 from bench.figures.roofline import draw_roofline
@@ -28,7 +29,7 @@ from bench.results import TaskResults, by_task
 
 KINDS = (
     *("quality-speedup", "throughput", "speedup", "latency", "latency-length", "quality-passes", "multimodality"),
-    *("quality-rtf", "subsets", "errors", "learning", "breakdown", "roofline"),
+    *("quality-rtf", "subsets", "errors", "positions", "learning", "breakdown", "roofline"),
 )
 """What file names end with, after the task."""
 FEW_ENOUGH = 150
@@ -83,6 +84,7 @@ def draw(kind: str, task: TaskResults, samples: Samples | None = None, curves: S
         "quality-rtf": draw_real_time,
         "subsets": draw_subsets,
         "errors": draw_errors,
+        "positions": draw_positions,
         "learning": partial(draw_learning, curves=curves),
         "breakdown": draw_breakdown,
         "roofline": draw_roofline,

@@ -8,7 +8,7 @@ from statistics import fmean
 
 from bench.figures.style import literal
 from bench.report.marking import Piece, by_words, error_share, marked
-from bench.results import Cell, TaskResults, quality_metric
+from bench.results import Cell, TaskResults
 from bench.sides import CellKey, Sentence, Side
 
 QUANTILES = (0.1, 0.4, 0.7, 0.95)
@@ -48,7 +48,7 @@ def find_examples(side: Side, task: TaskResults) -> list[Example]:
 
     None if the sentences were not kept with the results.
     """
-    cells = best_settings(task)
+    cells = task.best_settings
     outputs: dict[int, Mapping[str, str]] = {}
     for i, cell in enumerate(cells):
         found = side.outputs(_key(task, cell))
@@ -58,23 +58,6 @@ def find_examples(side: Side, task: TaskResults) -> list[Example]:
     if not outputs or not sentences:
         return []
     return [_example(sentence, cells, outputs) for sentence in _spread(sentences, list(outputs.values()))]
-
-
-def best_settings(task: TaskResults) -> list[Cell]:
-    """Return for each system and kind of training data the cell of the best headline value, or the first one."""
-    groups: dict[tuple[str, str], list[Cell]] = {}
-    for cell in task.cells:
-        groups.setdefault((cell.system, cell.data), []).append(cell)
-    if task.headline is None:
-        return [cells[0] for cells in groups.values()]
-    metric = task.headline
-    sign = 1 if quality_metric(metric).lower_is_better else -1
-
-    def rank(cell: Cell) -> float:
-        value = cell.get(metric).value
-        return float("inf") if value is None else sign * value
-
-    return [min(cells, key=rank) for cells in groups.values()]
 
 
 def _key(task: TaskResults, cell: Cell) -> CellKey:

@@ -18,6 +18,8 @@ _TEXTS = {
     "quality-rtf": "{quality} against the real-time factor, a point for each system and setting.",
     "subsets": "{quality} by subset of the test set, a line for each system.",
     "errors": "Where in the reference which kind of error is made, a panel for each system.",
+    "positions": "The share of tokens that are right by position in the reference, a line for each model; "
+    "left-to-right ones also teacher-forced.",
     "learning": "{quality} of the development set as training goes on, over target tokens and over minutes, a line for "
     "each training.",
     "breakdown": "Which parts the time of decoding consists of, a bar for each system and setting.",

@@ -35,8 +35,8 @@ def written(tmp_path_factory):
 
 
 def test_figures_that_do_not_apply_are_not_there_and_stale_ones_are_gone(written):
-    # There are no curves, no references, no raw times and no costs.
-    missing = ("learning", "speedup", "latency-length", "breakdown", "roofline")
+    # There are no curves, references, raw times, costs and tokens by position.
+    missing = ("learning", "speedup", "latency-length", "breakdown", "roofline", "positions")
     text = [kind for kind in KINDS if kind not in (*SPEECH, *missing)]
     assert {path.name for path in written.iterdir()} == {
         *(f"morse-{kind}.{suffix}" for kind in (*text, *SPEECH) for suffix in ("png", "svg")),
