@@ -3,7 +3,8 @@
 A token of the reference is right, free running, if the alignment with the fewest edits matches it with one of the
 output. It is right teacher-forced if it is the most probable one after the reference's own tokens before it. Both take
 the reference that is nearest to the output, so that where several answers are right it is the one that the model chose.
-That a free-running decoder loses more towards the end than a teacher-forced one is exposure bias (Ranzato et al. 2016).
+What a free-running decoder loses against a teacher-forced one is the price of its own earlier choices: exposure bias
+(Ranzato et al. 2016), but also wordings that the reference does not have.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How many tokens are right along the sentence: exposure bias of left-to-right decoders, and what the others do."""
+"""How many tokens are right along the sentence: what left-to-right decoders' own choices cost, and what others do."""
 
 from __future__ import annotations
 
@@ -51,7 +51,8 @@ def draw_positions(task: TaskResults) -> Figure | None:
         notes=[
             "Tokens of the nearest reference that the alignment with the fewest edits finds in the output; "
             "teacher-forced: that are most probable after the reference's own tokens before them. Each model in its "
-            "best settings. A gap that grows to the right is exposure bias.",
+            "best settings. What lies between the two is what a model's own earlier choices cost: errors, and wordings "
+            "that the reference does not have.",
             conditions(task),
         ],
     )
