@@ -40,9 +40,11 @@ report: $(READY)  ## Write the pages again, from the records alone
 	@test -n "$(RESULTS)" || { echo "no results/*/records.csv: run 'make bench' first" >&2; exit 3; }
 	$(BIN)/python -m bench report $(RESULTS) $(ARGS)
 
-# A cell that fails (2) is a finding of the gate; what keeps the suite from running at all is none.
+# A cell that fails (2) is a finding of the gate; what keeps the suite from running at all is none, and then there are no
+# records either, old ones being gone.
 gate: $(READY)  ## Run a suite anew and say whether anything has become worse: outputs, and with AGAINST times
-	$(BIN)/python -m bench run $(SUITE) --set measure.speed=null --out $(CANDIDATE) || test $$? = 2
+	rm -f $(CANDIDATE)/records.csv
+	$(BIN)/python -m bench run $(SUITE) --set measure.speed=null --out $(CANDIDATE) $(ARGS) || test $$? = 2
 	$(BIN)/python -m bench gate --baseline $(BASELINE) --candidate $(CANDIDATE) \
 	  $(if $(AGAINST),--against $(AGAINST) --suite $(SUITE),--quality-only) \
 	  --markdown $(CANDIDATE)/gate.md --junit $(CANDIDATE)/gate.xml $(ARGS)

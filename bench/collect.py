@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import subprocess
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from importlib.metadata import version
@@ -22,7 +23,7 @@ import bench
 from bench.graph import CellSteps, Graph
 from bench.jobs import Outcome
 from bench.machine import environment
-from bench.names import SENTENCES, cell_id, escape, slug
+from bench.names import SENTENCES, cell_id, escape, read_json_lines, slug
 from bench.records import Record, read_records, write_records
 from bench.steps import Step, write_json
 from bench.store import Store, key_of, write_atomically
@@ -78,7 +79,7 @@ class Collector:
             if not self._is_done(cell.evaluation):
                 continue
             text = (self.store.path(*cell.evaluation.id) / "hypotheses.jsonl").read_text(encoding="utf-8")
-            lines = [escape(json.loads(line)["hypothesis"]) for line in text.splitlines()]
+            lines = [escape(row["hypothesis"]) for row in read_json_lines(text)]
             yield Path(slug(cell.cell.model.task.name)) / f"{cell.id}.txt", "".join(f"{line}\n" for line in lines)
 
     def sentences(self) -> Iterator[tuple[Path, str]]:
@@ -91,8 +92,8 @@ class Collector:
         for task, cell in evaluated.items():
             outputs = (self.store.path(*cell.evaluation.id) / "hypotheses.jsonl").read_text(encoding="utf-8")
             examples = (self.store.path(*cell.data.id) / f"{split}.jsonl").read_text(encoding="utf-8")
-            by_id = {row["id"]: row for row in map(json.loads, examples.splitlines())}
-            rows = (by_id[json.loads(line)["id"]] for line in outputs.splitlines())
+            by_id = {row["id"]: row for row in read_json_lines(examples)}
+            rows = (by_id[row["id"]] for row in read_json_lines(outputs))
             lines = [{key: row[key] for key in ("id", "source", "references")} for row in rows]
             text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
             yield Path(slug(task)) / SENTENCES, text
@@ -236,7 +237,10 @@ def write_results(collector: Collector, folder: Path, command: Sequence[str]) ->
     write_records(folder / "records.csv", records)
     write_tables(folder)
     write_figures(folder)
-    write_report(folder, redraw=False)
+    try:
+        write_report(folder, redraw=False)
+    except Exception:  # the results are there, and a page about them must not make the run fail
+        traceback.print_exc()
     return records
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from typing import Any
 
 SENTENCES = "sentences.jsonl"
 """Beside the outputs of a task's cells: the sentences that they are for, line by line."""
@@ -28,6 +30,15 @@ def slug(text: str) -> str:
 def escape(text: str) -> str:
     r"""Return `text` on one line: a backslash is written as `\\`, a line feed as `\n`, a carriage return as `\r`."""
     return text.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
+
+
+def read_json_lines(text: str) -> list[Any]:
+    """Return the values of a text that has one a line; only line feeds end lines, for values may hold other breaks.
+
+    Raises:
+        ValueError: a line is no JSON.
+    """
+    return [json.loads(line) for line in text.split("\n") if line]
 
 
 def unescape(line: str) -> str:

@@ -71,6 +71,11 @@ def compare(
     print_comparison(Side.read(first), Side.read(second), make_console(), metric, sentences)
 
 
+def names_of(only: str | None) -> frozenset[str] | None:
+    """Return the systems that `--only` names; None if it was not given."""
+    return None if only is None else frozenset(name.strip() for name in only.split(","))
+
+
 def gate(
     baseline: Annotated[Path | None, typer.Option(help="Results folder to compare with.", metavar="FOLDER")] = None,
     candidate: Annotated[Path | None, typer.Option(help="Results folder to judge.", metavar="FOLDER")] = None,
@@ -103,9 +108,13 @@ def gate(
         raise UserError("--against and --suite: name both, or neither")
     if baseline is None and against is None:
         raise UserError("nothing to compare: name --baseline and --candidate, or --against and --suite, or all four")
+    for path in (markdown, junit):
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
     findings: list[Finding] = []
     if baseline is not None and candidate is not None:
-        findings += compare_folders(baseline, candidate, speed=against is None and not quality_only)
+        speed = against is None and not quality_only
+        findings += compare_folders(baseline, candidate, speed, names_of(only))
     notes: list[str] = []
     if against is not None and suite is not None:
         from bench.gate.against import time_against

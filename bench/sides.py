@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError
-from bench.names import SENTENCES, cell_id, slug, unescape
+from bench.names import SENTENCES, cell_id, read_json_lines, slug, unescape
 from bench.records import Record, read_results
 from bench.results import Cell, TaskResults, by_task
 
@@ -49,7 +49,16 @@ class Side:
             environment = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         except ValueError as error:
             raise UserError(f"{file}: not JSON ({error})") from error
+        if not isinstance(environment, dict):
+            raise UserError(f"{file}: not an object")
         return cls(folder, records, environment)
+
+    def described(self, *path: str) -> dict[str, Any]:
+        """Return the object at `path` of environment.json; an empty one if there is none."""
+        found: Any = self.environment
+        for name in path:
+            found = found.get(name) if isinstance(found, dict) else None
+        return found if isinstance(found, dict) else {}
 
     @cached_property
     def tasks(self) -> dict[str, TaskResults]:
@@ -89,21 +98,26 @@ class Side:
         sentences = self.sentences(task)
         if not sentences or not path.is_file():
             return None
-        lines = path.read_text(encoding="utf-8").split("\n")
+        try:
+            lines = path.read_text(encoding="utf-8").split("\n")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}: not UTF-8 ({error})") from error
         if lines[-1] or len(lines) - 1 != len(sentences):
             raise UserError(f"{path}: {len(lines) - 1} whole lines for {len(sentences)} sentences")
         return {sentence.id: unescape(line) for sentence, line in zip(sentences, lines, strict=False)}
 
     def fingerprint(self, task: str) -> str | None:
         """Return what the machine that timed `task` is told by; None if that was not kept."""
-        measured = self.environment.get("measurements", {}).get(task, {})
-        found = measured.get("fingerprint")
+        found = self.described("measurements", task).get("fingerprint")
         return None if found is None else json.dumps(found, sort_keys=True)
 
 
 def _read_sentences(path: Path) -> list[Sentence]:
     try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        return [Sentence(row["id"], row["source"], tuple(row["references"])) for row in rows]
+        rows = read_json_lines(path.read_text(encoding="utf-8"))
+        found = [Sentence(row["id"], row["source"], tuple(row["references"])) for row in rows]
+        if any(not isinstance(text, str) for each in found for text in (each.id, each.source, *each.references)):
+            raise ValueError("an id, a source or a reference is no text")
+        return found
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not a list of sentences ({error})") from error

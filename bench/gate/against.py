@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from bench.gate.checkouts import checkout_of, working_tree
+from bench.gate.checkouts import checkout_of, ended_in_order, working_tree
 from bench.gate.paired_speed import compare_checkouts
 from bench.gate.verdicts import Finding
 from bench.graph import Graph
@@ -23,7 +23,7 @@ def time_against(ref: str, graph: Graph, store: Store, note: Callable[[str], Non
     Raises:
         UserError: no such commit, models that are missing, or a side that cannot run.
     """
-    with checkout_of(ref, store.root / "environments") as baseline:
+    with ended_in_order(), checkout_of(ref, store.root / "environments") as baseline:
         outcome = compare_checkouts(graph, store, baseline, working_tree(), graph.suite.gate, note)
     line = f"Speed: {ref} ({baseline.commit[:9]}) and the working tree in turn, the same sentences and weights."
     if outcome.foreign is not None:

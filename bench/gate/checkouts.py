@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import signal
 import subprocess
 import sys
 import tempfile
 import tomllib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import bench
 from bench.errors import UserError
 from bench.gate.turns import Checkout
+
+SOURCE = Path(bench.__file__).resolve().parents[1]
+"""The folder that holds the code that runs."""
 
 
 @contextmanager
 def checkout_of(ref: str, environments: Path, here: Path | None = None) -> Iterator[Checkout]:
-    """Check out the commit `ref` of the repository that holds `here` (the current folder), for as long as it is used.
+    """Check out the commit `ref` of the repository that holds `here` (the code that runs), for as long as it is used.
 
     It runs with this Python if it asks for the same libraries, else with one of its own, which is kept in
     `environments`.
@@ -26,7 +32,8 @@ def checkout_of(ref: str, environments: Path, here: Path | None = None) -> Itera
     Raises:
         UserError: no repository, no such commit, or its libraries cannot be installed.
     """
-    top = Path(_git(here or Path.cwd(), "rev-parse", "--show-toplevel"))
+    top = Path(_git(here or SOURCE, "rev-parse", "--show-toplevel"))
+    _git(top, "worktree", "prune")
     commit = _git(top, "rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}", why=f"--against {ref}: no such commit")
     with tempfile.TemporaryDirectory(prefix="natbench-gate-") as folder:
         root = Path(folder) / "checkout"
@@ -35,17 +42,40 @@ def checkout_of(ref: str, environments: Path, here: Path | None = None) -> Itera
             same = _requirements(top) == _requirements(root)
             yield Checkout(root, Path(sys.executable) if same else _environment(root, environments), commit)
         finally:
-            _git(top, "worktree", "remove", "--force", str(root))
+            with suppress(UserError):  # an error on the way is what counts
+                _git(top, "worktree", "remove", "--force", str(root))
 
 
-def working_tree(here: Path | None = None) -> Checkout:
-    """Return the code that runs now: that of the folder `here`, or the current one."""
-    return Checkout(here or Path.cwd(), Path(sys.executable))
+def working_tree() -> Checkout:
+    """Return the code that runs now."""
+    return Checkout(SOURCE, Path(sys.executable))
+
+
+@contextmanager
+def ended_in_order() -> Iterator[None]:
+    """Have SIGTERM, which CI sends to what takes too long, end this process as an interrupt does: nothing stays behind.
+
+    Raises:
+        SystemExit: it has come.
+    """
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _git(folder: Path, *arguments: str, why: str = "") -> str:
     try:
-        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=False)
+        # A hook of git sets variables that would point elsewhere.
+        variables = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+        done = subprocess.run(
+            ["git", *arguments], cwd=folder, env=variables, capture_output=True, text=True, check=False
+        )
     except FileNotFoundError as error:
         raise UserError("--against needs git, which is not installed") from error
     if done.returncode:

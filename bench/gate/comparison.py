@@ -14,8 +14,10 @@ from bench.gate.verdicts import Finding
 from bench.sides import Side
 
 
-def compare(baseline: Path, candidate: Path, speed: bool = True) -> list[Finding]:
+def compare(baseline: Path, candidate: Path, speed: bool = True, only: frozenset[str] | None = None) -> list[Finding]:
     """Return what became of each cell of the baseline: its quality, then its speed unless that is not wanted.
+
+    only: systems to look at; None: all.
 
     The thresholds are those of the suite that the baseline was made with.
 
@@ -28,7 +30,8 @@ def compare(baseline: Path, candidate: Path, speed: bool = True) -> list[Finding
         names = [", ".join(suite) for suite in suites]
         raise UserError(f"{baseline} holds results of suite {names[0]}, and {candidate} of {names[1]}")
     config = gate_config(before)
-    return compare_quality(before, after, config) + (compare_speed(before, after, config) if speed else [])
+    findings = compare_quality(before, after, config) + (compare_speed(before, after, config) if speed else [])
+    return [finding for finding in findings if only is None or finding.key[1] in only]
 
 
 def gate_config(side: Side) -> GateConfig:
@@ -37,7 +40,7 @@ def gate_config(side: Side) -> GateConfig:
     Raises:
         UserError: they are no thresholds.
     """
-    section = side.environment.get("suite", {}).get("gate", {})
+    section = side.described("suite", "gate")
     try:
         return GateConfig(**section)
     except (ValidationError, TypeError) as error:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from statistics import median
 from typing import Any
 
 from bench.errors import UserError
 from bench.gate.config import GateConfig
 from bench.gate.pairs import Judgement, Pair
 from bench.gate.session import BASELINE, CANDIDATE, Session, Timed, TimedPoint
-from bench.gate.turns import Checkout, Died
+from bench.gate.turns import Checkout, Died, Failure
 from bench.gate.verdicts import Finding, Verdict
 from bench.graph import CellSteps, Graph
 from bench.sides import CellKey
@@ -82,7 +83,7 @@ class _TaskTiming:
         speed = step.spec["speed"]
         sizes = config.batch_sizes or sorted({speed["batch_sizes"][0], speed["batch_sizes"][-1]})
         self.description = {
-            "cells": [_as_written(cell) for cell in step.spec["cells"]],
+            "cells": [_explained(cell) for cell in step.spec["cells"]],
             "parents": {role: str(store.path(*identity).resolve()) for role, identity in step.parents.items()},
             "batch_sizes": list(sizes),
             "sentences": max(speed["sentences"], sizes[-1]),
@@ -90,8 +91,7 @@ class _TaskTiming:
             **{name: step.spec[name] for name in ("split", "device", "dtype")},
         }
         here = {cell["id"] for cell in step.spec["cells"]}
-        data = step.parents["data"]
-        self.keys = {cell.id: _key(cell) for cell in cells if cell.id in here and cell.data.id == data}
+        self.keys = {cell.id: _key(cell) for cell in cells if cell.id in here and cell.cell.model.task.name == name}
         self.points = [TimedPoint(cell, size) for cell in self.keys for size in sizes]
         self.log = store.log("gate", step.key)
         self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -103,13 +103,14 @@ class _TaskTiming:
         """Time everything, and what has become slower once more, in other processes."""
         judged = self._time(checkouts, self.points, BASELINE).judged
         suspects = [point for point, (judgement, _) in judged.items() if judgement.verdict is Verdict.REGRESSED]
-        if suspects:
-            again = self._time(checkouts, suspects, CANDIDATE).judged
-            for point in suspects:
-                if point in again:
-                    judged[point] = (_confirmed(judged[point][0], again[point][0]), again[point][1])
-        lost = {cell: self._lost(cell, timed) for timed in self.timed for side in timed.failures for cell in side}
-        return [*lost.values(), *(self._finding(point, *found) for point, found in judged.items())]
+        again = self._time(checkouts, suspects, CANDIDATE).judged if suspects else {}
+        for point, (judgement, pairs) in again.items():
+            judged[point] = (_confirmed(judged[point][0], judgement), pairs)
+        lost = dict.fromkeys(where for timed in self.timed for side in timed.failures for where in side)
+        return [
+            *(self._lost(*where) for where in lost),
+            *(self._finding(point, *found) for point, found in judged.items()),
+        ]
 
     def _time(self, checkouts: Sequence[Checkout], points: Sequence[TimedPoint], first: int) -> Timed:
         cells = len({point.cell for point in points})
@@ -118,28 +119,40 @@ class _TaskTiming:
         try:
             timed = self.session.run(checkouts, self.description, points, self.log, first)
         except Died as death:
+            if self.timed:  # what is known already stands
+                self.note(f"{self.name}: {death}: not timed again")
+                return Timed({}, ({}, {}), None)
             raise UserError(f"{('baseline', 'candidate')[death.side]}: {death} (log: {self.log})") from death
         self.timed.append(timed)
         return timed
 
-    def _lost(self, cell: str, timed: Timed) -> Finding:
-        """Return the finding for a cell that one of the sides cannot decode."""
-        old, new = (failures.get(cell) for failures in timed.failures)
+    def _lost(self, cell: str, size: int | None) -> Finding:
+        """Return the finding for what one of the sides, or both, cannot load or decode."""
+        old, new = (self._failure(side, cell, size) for side in (BASELINE, CANDIDATE))
+        where = f"at batch {size}: " if size is not None else ""
+        if old is not None and new is not None:
+            return Finding(self.keys[cell], "cell", Verdict.ADVISORY, reason=f"{where}neither side can: {new.reason}")
         if new is not None:
-            return Finding(self.keys[cell], "cell", Verdict.FAILED, reason=new.reason)
+            return Finding(self.keys[cell], "cell", Verdict.FAILED, reason=where + new.reason)
         assert old is not None, "only what failed is lost"
-        verdict = Verdict.NEW if old.unknown else Verdict.DISJOINT
-        return Finding(self.keys[cell], "cell", verdict, reason=f"the baseline cannot time it: {old.reason}")
+        # What the baseline decodes wrongly, or does not know, is no measure. What it cannot load is nobody's progress.
+        verdict = Verdict.NEW if old.unknown or size is not None else Verdict.DISJOINT
+        return Finding(self.keys[cell], "cell", verdict, reason=f"{where}the baseline cannot: {old.reason}")
+
+    def _failure(self, side: int, cell: str, size: int | None) -> Failure | None:
+        found = [timed.failures[side][cell, size] for timed in self.timed if (cell, size) in timed.failures[side]]
+        return found[0] if found else None
 
     def _finding(self, point: TimedPoint, judgement: Judgement, pairs: Sequence[Pair]) -> Finding:
-        sentences = sum(pair.sentences for pair in pairs)
         reasons = [f"{judgement.pairs} pairs", judgement.note, "" if all(p.same for p in pairs) else "outputs differ"]
+        rate = median(pair.sentences / pair.baseline for pair in pairs)
+        # The candidate's rate follows from the paired ratio: rates of their own would not be paired.
         return Finding(
             self.keys[point.cell],
             METRIC,
             judgement.verdict,
-            sentences / sum(pair.baseline for pair in pairs),
-            sentences / sum(pair.candidate for pair in pairs),
+            rate,
+            rate * judgement.ratio,
             "sentences/s",
             reason="; ".join(filter(None, reasons)),
             batch_size=point.batch_size,
@@ -159,20 +172,22 @@ def _key(cell: CellSteps) -> CellKey:
     return (model.task.name, model.system, model.data, cell.cell.settings_label, model.seed)
 
 
-def _as_written(cell: dict[str, Any]) -> dict[str, Any]:
-    """Return a cell with only those options that differ from their defaults: another checkout may not have them all."""
+def _explained(cell: dict[str, Any]) -> dict[str, Any]:
+    """Return a cell with the defaults of its options: another checkout may lack those that are at theirs."""
     family = load_family(cell["family"])
     return {
         "id": cell["id"],
         "family": cell["family"],
-        "config": _departures(family.config, cell["config"]),
-        "settings": _departures(family.settings, cell["settings"]),
+        "config": _with_defaults(family.config, cell["config"]),
+        "settings": _with_defaults(family.settings, cell["settings"]),
         "companions": {
-            role: {**other, "config": _departures(load_family(other["family"]).config, other["config"])}
+            role: {**other, "config": _with_defaults(load_family(other["family"]).config, other["config"])}
             for role, other in cell["companions"].items()
         },
     }
 
 
-def _departures(options: type[Options], values: dict[str, Any]) -> dict[str, Any]:
-    return options(**values).model_dump(mode="json", exclude_defaults=True)
+def _with_defaults(options: type[Options], values: dict[str, Any]) -> dict[str, Any]:
+    fields = options.model_fields.items()
+    defaults = {name: field.get_default(call_default_factory=True) for name, field in fields if not field.is_required()}
+    return {"values": values, "defaults": options.model_construct(**defaults).model_dump(mode="json")}

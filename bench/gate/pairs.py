@@ -19,6 +19,8 @@ from bench.stats import bootstrap_median
 
 CONFIDENCE = 0.99
 SAMPLES = 2000
+OTHER_LENGTH = 0.02
+"""Outputs whose tokens differ in number by a larger share are other work, and their times do not compare."""
 
 Point = TypeVar("Point", bound=Hashable)
 
@@ -34,6 +36,8 @@ class Pair:
     sentences: int
     same: bool = True
     """Whether the outputs were the same."""
+    tokens: tuple[int, int] = (1, 1)
+    """Target tokens that the baseline and the candidate emitted."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,8 @@ class Judgement:
 def judge(pairs: Sequence[Pair], slowdown: float) -> Judgement:
     """Judge a fall of throughput by more than `slowdown` %; at least two pairs.
 
-    It is a regression if the whole interval lies beyond that, and none if the whole interval does not.
+    It is a regression if the whole interval lies beyond that, and none if the whole interval does not. Outputs of
+    another length are not compared.
     """
     logs = [math.log(pair.baseline / pair.candidate) for pair in pairs]
     interval = bootstrap_median(logs, rng=1, samples=SAMPLES, confidence=CONFIDENCE)
@@ -66,6 +71,10 @@ def judge(pairs: Sequence[Pair], slowdown: float) -> Judgement:
         verdict = Verdict.INCONCLUSIVE
     else:
         verdict = Verdict.IMPROVED if low > 1 / least else Verdict.OK
+    old, new = (sum(numbers) for numbers in zip(*(pair.tokens for pair in pairs), strict=True))
+    if abs(new - old) > OTHER_LENGTH * old:
+        note = f"outputs have {new} tokens, not {old}: other work, whose times do not compare"
+        return Judgement(Verdict.DISJOINT, ratio, low, high, len(pairs), note)
     return Judgement(verdict, ratio, low, high, len(pairs))
 
 

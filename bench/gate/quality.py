@@ -57,7 +57,8 @@ def _compare(
         return [Finding(key, name, Verdict.FAILED, reason=there.why)]
     if before is None or after is None:
         side = baseline if before is None else candidate
-        return [Finding(key, name, Verdict.DISJOINT, reason=f"{side.folder} has no outputs of it")]
+        what = "outputs of it" if side.sentences(key[0]) else "sentences beside its outputs: run the suite anew"
+        return [Finding(key, name, Verdict.DISJOINT, reason=f"{side.folder} has no {what}")]
     theirs = {sentence.id: sentence.references for sentence in candidate.sentences(key[0])}
     shared = [each for each in baseline.sentences(key[0]) if theirs.get(each.id) == each.references]
     if not shared:

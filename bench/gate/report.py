@@ -24,10 +24,10 @@ STYLES = {
     Verdict.IMPROVED: "green",
 }
 SUMMARIES = {
-    GOOD: "Nothing has become worse.",
+    GOOD: "Nothing is shown to have become worse.",
     REGRESSION: "Something has become worse.",
-    BROKEN: "Nothing that could be compared has become worse, but not everything could.",
-    INCOMPARABLE: "Nothing was compared.",
+    BROKEN: "Nothing that could be compared is shown to have become worse, but not everything could.",
+    INCOMPARABLE: "Nothing could be compared.",
 }
 ORDER = list(Verdict)
 

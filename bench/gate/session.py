@@ -12,7 +12,7 @@ from typing import Any
 from bench import machine
 from bench.gate.config import GateConfig
 from bench.gate.pairs import Judgement, Pair, compare_in_turn
-from bench.gate.turns import Checkout, Failure, Turns
+from bench.gate.turns import Checkout, Failures, Turns
 
 BASELINE, CANDIDATE = 0, 1
 """The sides."""
@@ -31,8 +31,8 @@ class Timed:
     """What one pair of processes gave."""
 
     judged: dict[TimedPoint, tuple[Judgement, list[Pair]]]
-    failures: tuple[dict[str, Failure], dict[str, Failure]]
-    """By side and cell."""
+    failures: tuple[Failures, Failures]
+    """By side."""
     foreign: float | None
     """Share of a CPU core, in %, that other processes used; None where the system does not tell."""
 
@@ -98,14 +98,17 @@ class Session:
             return None
         old, new = replies[BASELINE], replies[CANDIDATE]
         same = old["digest"] == new["digest"]
-        return Pair(old["nanoseconds"] / 1e9, new["nanoseconds"] / 1e9, new["sentences"], same)
+        tokens = (old["tokens"], new["tokens"])
+        return Pair(old["nanoseconds"] / 1e9, new["nanoseconds"] / 1e9, new["sentences"], same, tokens)
 
     def _ask(self, turns: Turns, point: TimedPoint, **request: Any) -> dict[int, dict[str, Any]] | None:
-        """Ask both sides, in random order; return their replies, or None if one of them cannot."""
+        """Ask both sides, in random order; return their replies, or None if one of them cannot.
+
+        If one cannot the other is asked all the same: whether it can says what the failure means.
+        """
         replies = {}
         for side in self.rng.sample((BASELINE, CANDIDATE), 2):
-            reply = None if turns.failed(point.cell) else turns.ask(side, point.cell, size=point.batch_size, **request)
-            if reply is None:
-                return None
-            replies[side] = reply
-        return replies
+            reply = turns.ask(side, point.cell, point.batch_size, **request)
+            if reply is not None:
+                replies[side] = reply
+        return replies if len(replies) == 2 else None

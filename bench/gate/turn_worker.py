@@ -24,6 +24,10 @@ WARM_UP_BATCHES = 3
 MAX_REASON = 200
 
 
+class UnknownHere(Exception):
+    """This checkout is older than what it is asked for: a family, or an option."""
+
+
 class Side:
     """The models of one checkout, and the batches that both decode."""
 
@@ -66,7 +70,7 @@ class Side:
                     self.systems[cell["id"]] = self._load(number, cell)
                 except Exception as error:
                     traceback.print_exc()
-                    failures[cell["id"]] = {"reason": _reason(error), "unknown": _is_unknown(error)}
+                    failures[cell["id"]] = {"reason": _reason(error), "unknown": isinstance(error, UnknownHere)}
         return failures
 
     def _load(self, number: int, cell: dict[str, Any]) -> tuple[Any, Any]:
@@ -75,9 +79,18 @@ class Side:
         from models.registry import load_family
 
         spec = self.data.data_spec
-        settings = load_family(cell["family"]).settings(**cell["settings"])
-        model = load_model(cell["family"], cell["config"], spec, self.parents[f"model{number}"], self.device)
-        model.companions = load_companions(cell["companions"], spec, self.parents, self.device, number)
+        try:
+            family = load_family(cell["family"])
+        except LookupError as error:
+            raise UnknownHere(str(error)) from error
+        settings = family.settings(**_known(family.settings, cell["settings"]))
+        config = _known(family.config, cell["config"])
+        companions = {
+            role: {**other, "config": _known(load_family(other["family"]).config, other["config"])}
+            for role, other in cell["companions"].items()
+        }
+        model = load_model(cell["family"], config, spec, self.parents[f"model{number}"], self.device)
+        model.companions = load_companions(companions, spec, self.parents, self.device, number)
         give_language_model(model, settings, self.data)
         return model, settings
 
@@ -104,7 +117,8 @@ class Side:
             for row, length in zip(tokens.tolist(), lengths.tolist(), strict=True)
         ]
         digest = hashlib.sha256(json.dumps(ids).encode()).hexdigest()
-        return {"nanoseconds": nanoseconds, "sentences": len(ids), "digest": digest}
+        tokens = sum(map(len, ids))
+        return {"nanoseconds": nanoseconds, "sentences": len(ids), "tokens": tokens, "digest": digest}
 
     def warm_up(self, cell: str, size: int) -> dict[str, Any]:
         """Decode short, middling and long batches twice; return what a batch took the second time."""
@@ -114,9 +128,19 @@ class Side:
         return {"nanoseconds": self.decode(cell, size, which)["nanoseconds"] / len(which)}
 
 
-def _is_unknown(error: Exception) -> bool:
-    """Return whether a checkout fails because it is older than what it is asked for: a family or an option."""
-    return isinstance(error, LookupError | ImportError) or type(error).__name__ == "ValidationError"
+def _known(options: Any, given: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of options that this checkout has; one it lacks must be at its default on the other side.
+
+    given: `values`, and the `defaults` that they have on the candidate's side.
+
+    Raises:
+        UnknownHere: one that it lacks is not.
+    """
+    values, defaults = given["values"], given["defaults"]
+    lacking = [name for name in values if name not in options.model_fields]
+    if asked := [name for name in lacking if values[name] != defaults.get(name)]:
+        raise UnknownHere(f"no option {', '.join(asked)}")
+    return {name: value for name, value in values.items() if name not in lacking}
 
 
 def _reason(error: Exception) -> str:

@@ -16,7 +16,8 @@ from bench.jobs import environment
 
 SCRIPT = Path(__file__).with_name("turn_worker.py")
 LOADING_SECONDS = 600.0
-REPLY_SECONDS = 120.0
+REPLY_SECONDS = 900.0
+"""So long at most may a few batches take."""
 
 
 class Died(Exception):
@@ -49,7 +50,9 @@ class TurnWorker:
         if description["threads"] > 1:
             # Threads that spin while the other side works would take the cores from it.
             variables["OMP_WAIT_POLICY"] = "PASSIVE"
-        variables["PYTHONPATH"] = str(checkout.root)
+        # Families of the user's own lie elsewhere on the path; what both sides have comes from each side's own.
+        own = [part for part in variables["PYTHONPATH"].split(os.pathsep) if not (Path(part) / "bench").is_dir()]
+        variables["PYTHONPATH"] = os.pathsep.join([str(checkout.root), *own])
         with log.open("ab") as errors:
             self.process = subprocess.Popen(
                 [checkout.interpreter, "-P", SCRIPT, checkout.root, file],
@@ -113,13 +116,17 @@ class TurnWorker:
         return f"the process was {how}" if code < 0 else f"the process {how}: {lines[-1] if lines else 'no message'}"
 
 
-@dataclass
+@dataclass(frozen=True)
 class Failure:
     """Why a side cannot decode a cell."""
 
     reason: str
     unknown: bool = False
     """It is older than what it is asked for."""
+
+
+Failures = dict[tuple[str, int | None], Failure]
+"""By cell and batch size; no batch size: the cell cannot be loaded."""
 
 
 class Turns:
@@ -147,8 +154,8 @@ class Turns:
         """
         self.checkouts, self.description, self.log = checkouts, dict(description), log
         self.excluded = list(excluded)
-        self.failures: tuple[dict[str, Failure], dict[str, Failure]] = ({}, {})
-        """By side and cell."""
+        self.failures: tuple[Failures, Failures] = ({}, {})
+        """By side."""
         self.batches: dict[int, int] = {}
         """Batches of each size."""
         self.workers: dict[int, TurnWorker] = {}
@@ -160,8 +167,7 @@ class Turns:
             raise
 
     def _start(self, side: int) -> None:
-        failed = sorted({cell for failures in self.failures for cell in failures})
-        description = {**self.description, "excluded": [*self.excluded, *failed]}
+        description = {**self.description, "excluded": self.excluded}
         self.workers[side] = TurnWorker(self.checkouts[side], description, self.log)
         try:
             report = self.workers[side].ready()
@@ -169,29 +175,28 @@ class Turns:
             death.side = side
             raise
         self.batches = {int(size): count for size, count in report["batches"].items()}
-        self.failures[side].update({cell: Failure(**failure) for cell, failure in report["failures"].items()})
+        self.failures[side].update({(cell, None): Failure(**failure) for cell, failure in report["failures"].items()})
 
-    def ask(self, side: int, cell: str, **request: Any) -> dict[str, Any] | None:
-        """Ask one side about a cell; None if it cannot, and then its failures say why.
+    def ask(self, side: int, cell: str, size: int, **request: Any) -> dict[str, Any] | None:
+        """Ask one side about a cell at a batch size; None if it cannot do that, and then its failures say why.
 
         Raises:
             Died: it has died of that, and what replaces it does not start.
         """
+        failures = self.failures[side]
+        if (cell, None) in failures or (cell, size) in failures:
+            return None
         try:
-            reply = self.workers[side].ask(cell=cell, **request)
+            reply = self.workers[side].ask(cell=cell, size=size, **request)
         except Died as death:
-            self.failures[side][cell] = Failure(str(death))
+            failures[cell, size] = Failure(str(death))
             self.workers[side].close()
             self._start(side)
             return None
         if "failure" in reply:
-            self.failures[side][cell] = Failure(reply["failure"])
+            failures[cell, size] = Failure(reply["failure"])
             return None
         return reply
-
-    def failed(self, cell: str) -> bool:
-        """Return whether a side cannot decode `cell`."""
-        return any(cell in failures for failures in self.failures)
 
     def close(self) -> None:
         """End both."""

@@ -32,7 +32,7 @@ class Verdict(Enum):
 
 
 FAILURES = (Verdict.FAILED, Verdict.MISSING, Verdict.DISJOINT)
-COMPARED = (Verdict.REGRESSED, Verdict.INCONCLUSIVE, Verdict.IMPROVED, Verdict.OK)
+COMPARED = (Verdict.REGRESSED, Verdict.IMPROVED, Verdict.OK)
 
 GOOD, REGRESSION, BROKEN, INCOMPARABLE = 0, 1, 2, 3
 """Exit codes."""
@@ -69,7 +69,7 @@ class Finding:
 
 
 def exit_code(findings: Sequence[Finding]) -> int:
-    """Return 1 after a regression, else 2 if a cell is lost or failed, else 3 if nothing was compared, else 0."""
+    """Return 1 after a regression, else 2 if a cell is lost or failed, else 3 if nothing could be told, else 0."""
     found = {finding.verdict for finding in findings}
     if Verdict.REGRESSED in found:
         return REGRESSION

@@ -60,7 +60,7 @@ class Scripted:
         ratios = self.sessions.pop(0) if self.sessions else {}
         if isinstance(ratios, Died):
             raise ratios
-        lost = {cell for side in self.failures for cell in side}
+        lost = {cell for side in self.failures for cell, _ in side}
         judged = {}
         for point in points:
             if point.cell not in lost:
@@ -96,13 +96,16 @@ def test_the_sizes_of_the_gate_win(monkeypatch, graph, store):
     assert {point.batch_size for point in scripted.calls[0][1]} == {4}
 
 
-def test_only_options_that_depart_from_defaults_are_sent(monkeypatch, graph, store):
+def test_options_are_sent_with_their_defaults(monkeypatch, graph, store):
     scripted = Scripted()
     compare(monkeypatch, graph, store, scripted)
     cells = {cell["id"]: cell for cell in scripted.calls[0][0]["cells"]}
     greedy, beam, nat, _ = cells.values()
-    assert (greedy["settings"], beam["settings"]) == ({}, {"beam": 5, "alpha": 0.5})
-    assert greedy["config"] == {"model_dim": 32, "num_heads": 2, "ffn_dim": 32}
+    # What the suite says is sent though it be the default here: it may not be there.
+    assert (greedy["settings"]["values"]["beam"], greedy["settings"]["defaults"]["beam"]) == (1, 1)
+    assert (beam["settings"]["values"]["beam"], beam["settings"]["values"]["alpha"]) == (5, 0.5)
+    assert greedy["config"]["values"]["model_dim"] == 32
+    assert greedy["config"]["values"].keys() == greedy["config"]["defaults"].keys()
     assert nat["companions"] == {}, "decoding needs none"
     assert scripted.calls[0][0]["parents"]["model0"] == str(store.path(*graph.cells[0].model.id))
 
@@ -123,20 +126,40 @@ def test_a_regression_must_show_in_other_processes_too(monkeypatch, graph, store
     assert "-30.0 % in the processes before" in stands_not.reason
 
 
-def test_what_a_side_cannot_decode(monkeypatch, graph, store):
+def test_what_a_side_cannot_load_or_decode(monkeypatch, graph, store):
     ids = [cell.id for cell in graph.cells]
     failures = (
-        {ids[0]: Failure("LookupError: unknown family", unknown=True), ids[1]: Failure("weights do not fit")},
-        {ids[2]: Failure("it died")},
-    )
+        {(ids[0], None): Failure("no family", unknown=True), (ids[1], None): Failure("weights do not fit"),
+         (ids[3], 32): Failure("as ever"), (ids[3], 1): Failure("mended since")},
+        {(ids[2], None): Failure("it died"), (ids[3], 32): Failure("as ever")},
+    )  # fmt: skip
     outcome = compare(monkeypatch, graph, store, Scripted(failures=failures))
-    verdicts = {f.key[1:4:2]: f.verdict for f in outcome.findings if f.metric == "cell"}
+    verdicts = {(f.key[1], f.key[3], f.reason): f.verdict for f in outcome.findings if f.metric == "cell"}
     assert verdicts == {
-        ("ar", "beam=1"): Verdict.NEW,
-        ("ar", "beam=5 alpha=0.5"): Verdict.DISJOINT,
-        ("nat", ""): Verdict.FAILED,
+        ("ar", "beam=1", "the baseline cannot: no family"): Verdict.NEW,
+        ("ar", "beam=5 alpha=0.5", "the baseline cannot: weights do not fit"): Verdict.DISJOINT,
+        ("ctc", "", "at batch 32: neither side can: as ever"): Verdict.ADVISORY,
+        ("ctc", "", "at batch 1: the baseline cannot: mended since"): Verdict.NEW,
+        ("nat", "", "it died"): Verdict.FAILED,
     }
     assert exit_code(outcome.findings) == 2
+
+
+def test_tasks_with_the_same_data_keep_their_names(monkeypatch, tmp_path):
+    twin = "tasks: [{task: random_text}, {task: random_text, name: twin}]"
+    (tmp_path / "twins.yaml").write_text(SUITE.replace("tasks: [{task: random_text}]", twin))
+    both = build_graph(load_suite(tmp_path / "twins.yaml"), Conditions("cpu", "float32", 2, "machine"))
+    made = Store(tmp_path / "store")
+    for step in (*both.prepares, *both.work):
+        made.build(*step.id, lambda folder: None)
+    outcome = compare(monkeypatch, both, made, Scripted())
+    assert [sum(f.key[0] == name for f in outcome.findings) for name in ("random_text", "twin")] == [8, 8]
+
+
+def test_a_regression_stands_if_it_cannot_be_timed_again(monkeypatch, graph, store):
+    slow = {graph.cells[0].id: 0.7}
+    findings = found(compare(monkeypatch, graph, store, Scripted(slow, Died("no memory"))))
+    assert findings["ar", "beam=1", 1].verdict is Verdict.REGRESSED
 
 
 def test_what_the_suite_could_not_do_has_failed(monkeypatch, graph, tmp_path):

@@ -6,7 +6,7 @@ import pytest
 
 from bench.cli import main
 from bench.gate.report import junit, markdown, summary
-from bench.gate.verdicts import Finding, Verdict
+from bench.gate.verdicts import Finding, Verdict, exit_code
 from tests.bench.gate_runs import damaged, sentences, write_side
 
 KEY = ("dates", "ctc<b>|", "distilled", "beam=5", 1)
@@ -38,7 +38,9 @@ def test_junit_fails_what_the_gate_fails():
 
 
 def test_the_summary_says_when_nothing_was_compared():
-    assert summary([]) == "Nothing was compared."
+    assert summary([]) == "Nothing could be compared."
+    doubtful = [Finding(KEY, "sentences_per_second", Verdict.INCONCLUSIVE, 1.0, 1.0, batch_size=1)]
+    assert exit_code(doubtful) == 3
 
 
 @pytest.mark.parametrize(("share", "code"), [(0.1, 0), (0.4, 1)])
@@ -51,7 +53,7 @@ def test_the_verb_prints_writes_and_exits(tmp_path, capsys, share, code):
     shown = capsys.readouterr().out
     assert "toy: a [beam=1], seed 1" in shown
     assert ("REGRESSED" in shown) == (code == 1)
-    assert (tmp_path / "gate.md").read_text().startswith("Something" if code else "Nothing has become worse.")
+    assert (tmp_path / "gate.md").read_text().startswith("Something" if code else "Nothing is shown")
     ET.parse(tmp_path / "gate.xml")
 
 

@@ -15,11 +15,12 @@ from tests.bench.gate.fake_checkout import write_checkout
 CONFIG = GateConfig(milliseconds=8.0, pairs=(12,))
 
 
-def description(*cells, families=None):
+def description(*cells, families=None, settings=None):
     return {
         "cells": [
-            {"id": cell, "family": (families or {}).get(cell, "works"), "config": {"name": cell}, "settings": {},
-             "companions": {}}
+            {"id": cell, "family": (families or {}).get(cell, "works"), "companions": {},
+             "config": {"values": {"name": cell}, "defaults": {}},
+             "settings": (settings or {}).get(cell, {"values": {"beam": 1}, "defaults": {"beam": 1}})}
             for cell in cells
         ],
         "parents": {"data": "data", **{f"model{i}": "model" for i in range(len(cells))}},
@@ -76,15 +77,47 @@ def test_outputs_that_differ_are_seen(timed):
 def test_what_fails_on_a_side_is_told_and_the_others_go_on(timed, side, do, reason):
     changes = {"DELAYS": {"a": do}}
     found = timed(["a", "b"], **{("baseline", "candidate")[side]: changes})
-    assert list(found.failures[side]) == ["a"]
-    assert reason in found.failures[side]["a"].reason
+    assert list(found.failures[side]) == [("a", 1), ("a", 4)]
+    assert reason in found.failures[side]["a", 1].reason
     assert found.failures[1 - side] == {}
     assert list(found.judged) == [TimedPoint("b", 1), TimedPoint("b", 4)]
 
 
+def test_what_fails_at_one_batch_size_is_timed_at_the_other(timed):
+    found = timed(["a"], candidate={"DELAYS": {"a": "raise at 4"}})
+    assert list(found.failures[1]) == [("a", 4)]
+    assert list(found.judged) == [TimedPoint("a", 1)]
+
+
+def test_what_neither_side_can_is_known_of_both(timed):
+    both = {"DELAYS": {"a": "raise"}}
+    found = timed(["a", "b"], baseline=both, candidate=both)
+    assert all(list(failures) == [("a", 1), ("a", 4)] for failures in found.failures)
+
+
+def test_outputs_of_another_length_do_not_compare(timed):
+    found = timed(["a"], candidate={"LOST": 1, "DELAYS": {"a": 0.0005}})
+    judgement = found.judged[TimedPoint("a", 4)][0]
+    assert judgement.verdict is Verdict.DISJOINT
+    assert "other work" in judgement.note
+
+
+def test_an_option_that_a_side_lacks_matters_only_if_it_is_used(timed):
+    extra = {"EXTRA": {"new": None}}
+    defaults = {"beam": 1, "new": 0}
+    settings = {
+        "a": {"values": {"beam": 4, "new": 0}, "defaults": defaults},
+        "b": {"values": {"beam": 1, "new": 7}, "defaults": defaults},
+    }
+    found = timed(["a", "b"], candidate=extra, settings=settings)
+    assert found.failures[0]["b", None].unknown
+    assert "no option new" in found.failures[0]["b", None].reason
+    assert list(found.judged) == [TimedPoint("a", 1), TimedPoint("a", 4)]
+
+
 def test_an_older_side_does_not_know_a_family(timed):
     found = timed(["a", "b"], candidate={"KNOWN": ("works", "new")}, families={"a": "new"})
-    assert found.failures[0]["a"].unknown
+    assert found.failures[0]["a", None].unknown
     assert found.failures[1] == {}
 
 
