@@ -44,7 +44,7 @@ def protocol(task: TaskResults) -> list[str]:
         lines.append(
             f"Speed-up over {_and(task.references)}: median of paired ratios, same batch size and same rounds."
         )
-    lines += _warnings(task, speed)
+    lines += warnings(task)
     return [line for line in lines if line]
 
 
@@ -95,7 +95,9 @@ def _sentence(facts: Iterable[str]) -> str:
     return f"{text[0].upper()}{text[1:]}." if text else ""
 
 
-def _warnings(task: TaskResults, speed: list[Record]) -> list[str]:
+def warnings(task: TaskResults) -> list[str]:
+    """Return what to beware of: unlike training data, budgets and starts, failed cells, a busy machine."""
+    speed = [r for r in task.records if r.metric in SPEED]
     lines = []
     distilled = list(dict.fromkeys(c.system for c in task.cells if c.data == "distilled"))
     if distilled:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
+from bench.errors import UserError
 from bench.figures.style import literal
 from bench.report.marking import Piece, by_words, error_share, marked
 from bench.results import Cell, TaskResults
@@ -43,21 +44,26 @@ class Example:
         return replace(self, answers=[answer for answer in self.answers if answer.cell.family == family])
 
 
-def find_examples(side: Side, task: TaskResults) -> list[Example]:
+def find_examples(side: Side, task: TaskResults) -> tuple[list[Example], list[str]]:
     """Return sentences of `task`, easy ones first, with the outputs of each model in its best settings.
 
-    None if the sentences were not kept with the results.
+    There are none if the sentences were not kept with the results. What is damaged is left out, and said beside them.
     """
     cells = task.best_settings
     outputs: dict[int, Mapping[str, str]] = {}
+    damaged: list[str] = []
     for i, cell in enumerate(cells):
-        found = side.outputs(_key(task, cell))
-        if found is not None:
-            outputs[i] = found
-    sentences = [s for s in side.sentences(task.name) if all(s.id in texts for texts in outputs.values())]
-    if not outputs or not sentences:
-        return []
-    return [_example(sentence, cells, outputs) for sentence in _spread(sentences, list(outputs.values()))]
+        try:
+            found = side.outputs(_key(task, cell))
+        except UserError as error:
+            damaged.append(f"Left out of the examples: {error}")
+        else:
+            if found is not None:
+                outputs[i] = found
+    if not outputs:
+        return [], list(dict.fromkeys(damaged))
+    sentences = side.sentences(task.name)
+    return [_example(each, cells, outputs) for each in _spread(sentences, list(outputs.values()))], damaged
 
 
 def _key(task: TaskResults, cell: Cell) -> CellKey:

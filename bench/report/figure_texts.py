@@ -27,9 +27,11 @@ _TEXTS = {
     "size.",
 }
 
+_WITHOUT_TABLE = ("latency-length", "errors", "positions", "learning", "breakdown")
+
 
 def describe(kind: str, task: TaskResults) -> str:
     """Return what the figure `kind` of `task` shows; the tables hold its numbers."""
     quality = quality_metric(task.headline).title if task.headline else "Quality"
     named = _TEXTS.get(kind, "A figure.").format(quality=quality)
-    return f"{task.name}: {named} The numbers are in the tables."
+    return f"{task.name}: {named}" + (" The numbers are in the tables." if kind not in _WITHOUT_TABLE else "")

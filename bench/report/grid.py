@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.sheets import MISSING, Sheet
 
-FAMILY, DATA = "Family", "Trained on"
+SYSTEM, FAMILY, DATA, SETTINGS = "System", "Family", "Trained on", "Settings"
 _FACTORS = {"k": 1e3, "M": 1e6, "G": 1e9}
+_MARK = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
+_LESS_IS_BETTER = (
+    "(ms)",
+    "passes",
+    "FLOPs",
+    "Bytes",
+    "Iterations",
+    "Parameters",
+    "(min)",
+    "Infeasible",
+    "unknown",
+    "Repetition",
+)
+"""What headings say of values that are better when less, or that nobody wants many of."""
 _NUMBER = re.compile(r"([+-]?\d+(?:\.\d+)?)(?: ([kMG]))?(?![A-Za-z0-9.])")
 
 
@@ -35,13 +50,24 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Column:
+    """A column of a table."""
+
+    title: str
+    falling: bool = False
+    """Whether a first click had better bring the largest numbers to the top: where more is better."""
+
+
+@dataclass(frozen=True)
 class Grid:
     """A table."""
 
     title: str
-    header: list[str]
+    header: list[Column]
     num_names: int
     rows: list[Row]
+    notes: list[str]
+    """The footnotes whose marks stand in it."""
 
     @property
     def families(self) -> list[str]:
@@ -62,22 +88,45 @@ class Grid:
         if not rows or len(kept) == self.num_names:
             return None
         cut = [Row([row.values[i] for i in kept], row.family, row.data) for row in rows]
-        return Grid(self.title, [self.header[i] for i in kept], self.num_names, cut)
+        return Grid(self.title, [self.header[i] for i in kept], self.num_names, cut, _noted(cut, self.notes))
 
 
-def grid(sheet: Sheet) -> Grid:
-    """Return `sheet` as a table of the report."""
-    places = {name: sheet.header.index(name) if name in sheet.header else None for name in (FAMILY, DATA)}
+def grid(sheet: Sheet, notes: Sequence[str] = ()) -> Grid:
+    """Return `sheet` as a table of the report, with those of `notes` (each after its mark) that belong to it.
+
+    What names a row stands in one column, so that it can stay in sight: `ctc (distilled) [beam=5]`.
+    """
+    places = {
+        name: sheet.header.index(name) if name in sheet.header else None for name in (SYSTEM, FAMILY, DATA, SETTINGS)
+    }
 
     def named(row: list[str], name: str) -> str:
         place = places[name]
         return "" if place is None else row[place]
 
-    rows = [
-        Row([_value(text, i >= sheet.num_names) for i, text in enumerate(row)], named(row, FAMILY), named(row, DATA))
-        for row in sheet.rows
-    ]
-    return Grid(sheet.title, list(sheet.header), sheet.num_names, rows)
+    merged = [place for name, place in places.items() if place is not None and name in (SYSTEM, SETTINGS)]
+    others = [i for i in range(len(sheet.header)) if i not in merged]
+    num_names = 1 + sum(i < sheet.num_names for i in others)
+    rows = []
+    for row in sheet.rows:
+        system, data, settings = (named(row, name) for name in (SYSTEM, DATA, SETTINGS))
+        name = f"{system} ({data})" if data not in ("", "raw") else system
+        name += f" [{settings}]" if settings not in ("", "default") else ""
+        values = [Value(name, name, ""), *(_value(row[i], i >= sheet.num_names) for i in others)]
+        rows.append(Row(values, named(row, FAMILY), data))
+    header = [Column("Cell"), *(Column(sheet.header[i], _falls(sheet.title, sheet.header[i])) for i in others)]
+    return Grid(sheet.title, header, num_names, rows, _noted(rows, notes))
+
+
+def _falls(sheet: str, column: str) -> bool:
+    """Return whether more is better in a column, as its heading or that of the table says."""
+    text = column if re.search("[↑↓]", column) else f"{sheet} {column}"
+    return "↓" not in text and not any(word in text for word in _LESS_IS_BETTER)
+
+
+def _noted(rows: Sequence[Row], notes: Sequence[str]) -> list[str]:
+    marks = {mark for row in rows for value in row.values for mark in _MARK.findall(value.text)}
+    return [note for note in notes if note.split(" ", 1)[0] in marks]
 
 
 def _value(text: str, is_number: bool) -> Value:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -19,7 +19,7 @@ from bench.errors import UserError
 from bench.figures import KINDS, draw_svg, file_name, write_figures
 from bench.figures.learning import Curve, read_curves
 from bench.figures.style import family_style
-from bench.protocol import protocol, signatures
+from bench.protocol import conditions, protocol, signatures, warnings
 from bench.report.examples import Example, find_examples
 from bench.report.figure_texts import describe
 from bench.report.grid import Grid, grid
@@ -51,7 +51,8 @@ class SystemPart:
     """A system of a family: how it was made."""
 
     name: str
-    config: list[tuple[str, str]]
+    sections: list[tuple[str, list[tuple[str, str]]]]
+    """Options under their titles."""
     command: str
 
 
@@ -60,7 +61,7 @@ class FamilyPart:
     """What there is of one family on one task."""
 
     name: str
-    slug: str
+    id: str
     colour: str
     systems: list[SystemPart]
     learning: Picture | None
@@ -73,12 +74,12 @@ class TaskPart:
     """What there is of one task."""
 
     name: str
-    slug: str
+    id: str
+    warnings: list[str]
     protocol: list[str]
     signatures: list[tuple[str, str]]
     headline: Grid | None
     grids: list[Grid]
-    notes: list[str]
     pictures: list[Picture]
     examples: list[Example]
     families: list[FamilyPart]
@@ -116,15 +117,14 @@ def write_report(folder: Path, redraw: bool = True) -> Path:
 
 def gather(side: Side, curves: Sequence[Curve] = ()) -> Report:
     """Return what there is to say of a results folder."""
-    environment = side.environment
     suites = list(dict.fromkeys(record.suite for record in side.records))
-    command = [str(word) for word in environment.get("command", [])]
-    systems = {system["name"]: system for system in environment.get("suite", {}).get("systems", [])}
-    tasks = [_task(side, task, curves, systems, command) for task in side.tasks.values()]
-    commit = environment.get("git", {}).get("commit")
-    commands = [f"git checkout {commit}"] if commit else []
+    words = side.environment.get("command")
+    command = [str(word) for word in words] if isinstance(words, list) else []
+    tasks = [_task(side, task, f"t{i}", curves, command) for i, task in enumerate(side.tasks.values(), 1)]
+    commit = side.described("git").get("commit")
+    commands = [f"git checkout {commit}", "make check"] if commit else []
     return Report(
-        ", ".join(suites) or "nothing", _facts(environment), [*commands, *([shlex.join(command)] if command else [])],
+        ", ".join(suites) or "nothing", _facts(side), [*commands, *([shlex.join(command)] if command else [])],
         tasks,
     )  # fmt: skip
 
@@ -140,39 +140,42 @@ def render(report: Report) -> str:
     return environment.from_string(template).render(report=report, script=script, style=style, script_digest=digest)
 
 
-def _task(
-    side: Side, task: TaskResults, curves: Sequence[Curve], systems: Mapping[str, Any], command: Sequence[str]
-) -> TaskPart:
+def _task(side: Side, task: TaskResults, id_: str, curves: Sequence[Curve], command: Sequence[str]) -> TaskPart:
     notes = Notes()
     sheets = task_sheets(task, notes)
-    slug = file_name(task.name)
-    grids = [grid(sheet) for sheet in sheets]
-    examples = find_examples(side, task)
+    grids = [grid(sheet, notes.lines) for sheet in sheets]
+    examples, damaged = find_examples(side, task)
     families = list(dict.fromkeys(cell.family for cell in task.cells))
+    beware = warnings(task)
+    failed = [f"{cell.name}: {cell.why}" for cell in task.cells if cell.problems]
     return TaskPart(
         name=task.name,
-        slug=slug,
-        protocol=protocol(task),
+        id=id_,
+        warnings=[conditions(task), *beware, *failed, *damaged],
+        protocol=[line for line in protocol(task) if line not in (conditions(task), *beware)],
         signatures=[
             (", ".join(quality_metric(metric).title for metric in metrics), signature)
             for signature, metrics in signatures(task).items()
         ],
         headline=grids[0] if grids else None,
         grids=grids[1:],
-        notes=notes.lines,
-        pictures=_pictures(side.folder / "figures", slug, task),
+        pictures=_pictures(side.folder / "figures", task),
         examples=examples,
-        families=[_family(name, task, curves, grids, examples, systems, command) for name in families],
+        families=[
+            _family(side, name, f"{id_}-f{i}", task, curves, grids, examples, command)
+            for i, name in enumerate(families, 1)
+        ],
     )
 
 
 def _family(
+    side: Side,
     family: str,
+    id_: str,
     task: TaskResults,
     curves: Sequence[Curve],
     grids: Sequence[Grid],
     examples: Sequence[Example],
-    systems: Mapping[str, Any],
     command: Sequence[str],
 ) -> FamilyPart:
     cells = [cell for cell in task.cells if cell.family == family]
@@ -183,22 +186,38 @@ def _family(
         learning = Picture("learning", "Learning curves", describe("learning", own), _uri(svg, "svg+xml"))
     return FamilyPart(
         name=family,
-        slug=file_name(family),
+        id=id_,
         colour=family_style(family)[0],
-        systems=[_system(name, systems.get(name), command) for name in dict.fromkeys(cell.system for cell in cells)],
+        systems=[_system(side, task.name, name, command) for name in dict.fromkeys(cell.system for cell in cells)],
         learning=learning,
         grids=[part for part in (each.of_family(family) for each in grids) if part is not None],
         examples=[example.of(family) for example in examples if example.of(family).answers],
     )
 
 
-def _system(name: str, described: Mapping[str, Any] | None, command: Sequence[str]) -> SystemPart:
-    config = [(key, _shown(value)) for key, value in (described or {}).get("config", {}).items()]
-    return SystemPart(name, config, again(command, name))
+def _system(side: Side, task: str, name: str, command: Sequence[str]) -> SystemPart:
+    suite = side.described("suite")
+    described = next((each for each in _objects(suite.get("systems")) if each.get("name") == name), {})
+    entry = next((each for each in _objects(suite.get("tasks")) if each.get("name") == task), {})
+    recipe = (described.get("recipes") or {}).get(task) or described.get("train")
+    made = {key: described.get(key) for key in ("teacher", "data", "companions") if described.get(key)}
+    settings = {each.get("label") or "default": each.get("values") for each in _objects(described.get("settings"))}
+    sections = {
+        "Model": described.get("config"),
+        "Training": {**made, **(recipe if isinstance(recipe, dict) else {})},
+        **{f"Settings {label}": values for label, values in settings.items()},
+        "Task": entry.get("config"),
+    }
+    shown = [(title, _options(values)) for title, values in sections.items() if isinstance(values, dict) and values]
+    references = [str(each.get("system")) for each in _objects(suite.get("references"))]
+    return SystemPart(name, shown, again(command, name, references))
 
 
-def again(command: Sequence[str], system: str) -> str:
-    """Return the command that runs one system of a suite again; empty if `command` ran none."""
+def again(command: Sequence[str], system: str, references: Sequence[str] = ()) -> str:
+    """Return the command that runs one system of a suite again, beside those that its speed-ups are over.
+
+    It is empty if `command` ran no suite.
+    """
     words = list(command)
     if "run" not in words:
         return ""
@@ -211,13 +230,22 @@ def again(command: Sequence[str], system: str) -> str:
             skip = True
         elif not any(word.startswith(f"{option}=") for option in NOT_AGAIN):
             kept.append(word)
-    return shlex.join([*kept, "--only", system, "--out", "results/again"])
+    only = ",".join(dict.fromkeys([system, *references]))
+    return shlex.join([*kept, "--only", only, "--out", f"results/{file_name(system)}-again"])
 
 
-def _pictures(folder: Path, slug: str, task: TaskResults) -> list[Picture]:
+def _pictures(folder: Path, task: TaskResults) -> list[Picture]:
+    """Return the figures that have something to show, that of quality against speed first."""
+    empty = set()
+    if not task.references:
+        empty.add("quality-speedup")
+    if not task.batch_sizes:
+        empty |= {"throughput", "latency"}
+    first = "quality-rtf" if task.is_speech else "quality-speedup"
+    kinds = sorted((kind for kind in KINDS if kind not in empty), key=lambda kind: kind != first)
     pictures = []
-    for kind in KINDS:
-        svg, png = (folder / f"{slug}-{kind}.{suffix}" for suffix in ("svg", "png"))
+    for kind in kinds:
+        svg, png = (folder / f"{file_name(task.name)}-{kind}.{suffix}" for suffix in ("svg", "png"))
         if not svg.is_file():
             continue
         use_png = svg.stat().st_size > MAX_SVG and png.is_file()
@@ -236,16 +264,15 @@ def _uri(content: bytes, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def _facts(environment: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _facts(side: Side) -> list[tuple[str, str]]:
     """Return what the results were made with."""
-    machine = environment.get("machine", {})
-    git = environment.get("git") or {}
-    libraries = {**machine.get("libraries", {}), **environment.get("metric_libraries", {})}
+    machine, git = side.described("machine"), side.described("git")
+    libraries = {**side.described("machine", "libraries"), **side.described("metric_libraries")}
     commit = git.get("commit")
     facts = {
-        "natbench": environment.get("version"),
-        "Commit": f"{commit}{' with changes' if git.get('dirty') else ''}" if commit else None,
-        "Run": environment.get("run"),
+        "natbench": side.environment.get("version"),
+        "Commit": f"{commit}{', with changes' if git.get('dirty') else ''}" if commit else None,
+        "Run": side.environment.get("run"),
         "Processor": machine.get("cpu"),
         "Cores": machine.get("cores"),
         "Memory": f"{machine['memory_gib']} GiB" if "memory_gib" in machine else None,
@@ -259,5 +286,17 @@ def _facts(environment: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(name, str(value)) for name, value in facts.items() if value not in (None, "")]
 
 
-def _shown(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else value
+def _objects(found: Any) -> list[dict[str, Any]]:
+    """Return the objects of a list; none if it is no list."""
+    return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
+
+
+def _options(values: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return options as text, those of parts under `part.option`."""
+    flat: list[tuple[str, str]] = []
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            flat += [(f"{key}.{name}", text) for name, text in _options(value)]
+        else:
+            flat.append((key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)))
+    return flat

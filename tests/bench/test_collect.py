@@ -343,3 +343,16 @@ def test_the_state_of_the_checkout_is_told(tmp_path):
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "new").write_text("")
     assert not git_state(tmp_path)["dirty"], "results of a run are no change of the code"
+
+
+def test_odd_line_breaks_in_texts_and_a_page_that_fails_do_not_lose_a_run(results, monkeypatch, capsys):
+    for cell in results.graph.cells:
+        path = results.store.path(*cell.evaluation.id) / "hypotheses.jsonl"
+        odd = [{"id": "0", "hypothesis": "a\u2028b"}, {"id": "1", "hypothesis": "c\x85d"}]
+        path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in odd), encoding="utf-8")
+    report = SimpleNamespace(write_report=lambda folder, redraw: 1 / 0)
+    monkeypatch.setitem(sys.modules, "bench.report", report)
+    results.write()
+    assert "ZeroDivisionError" in capsys.readouterr().err
+    [first, *_] = (results.folder / "hypotheses").rglob("*beam=1.txt")
+    assert first.read_text(encoding="utf-8").split("\n") == ["a\u2028b", "c\x85d", ""]

@@ -28,7 +28,15 @@ def write_results(folder: Path, examples: bool = True) -> Path:
         "command": ["python", "-m", "bench", "run", "suites/quick.yaml", "--jobs", "2", "--set", "a=b c", "--out", "x"],
         "git": {"commit": "0123abc", "dirty": True}, "version": "0.1.0", "run": "abc",
         "machine": {"cpu": "<cpu>", "cores": 2, "memory_gib": 4.5, "libraries": {"torch": "2.13", "babel": None}},
-        "suite": {"systems": [{"name": "ctc", "config": {"upsampling": 2, "norm": "pre", "convolution": None}}]},
+        "suite": {
+            "references": [{"system": "transformer", "settings": {"beam": 1}}],
+            "tasks": [{"name": "dates", "config": {"first_year": 1990}}],
+            "systems": [
+                {"name": "ctc", "config": {"upsampling": 2, "norm": "pre", "convolution": None},
+                 "teacher": "transformer", "train": {"budget": {"minutes": 45}, "seeds": [1]},
+                 "settings": [{"label": "search=greedy", "values": {"search": "greedy"}}]},
+            ],
+        },
     }  # fmt: skip
     (folder / "environment.json").write_text(json.dumps(environment))
     texts = folder / "hypotheses" / "dates"

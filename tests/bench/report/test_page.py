@@ -2,12 +2,14 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
 from bench.cli import main
+from bench.records import read_records, write_records
 from bench.report import write_report
 from bench.report.grid import grid
 from bench.report.page import again, gather
@@ -73,13 +75,77 @@ def test_every_figure_says_what_it_shows(page):
 
 
 def test_every_system_can_be_run_again(page):
-    assert "python -m bench run suites/quick.yaml --set 'a=b c' --only ctc --out results/again" in page.text
-    assert "git checkout 0123abc" in page.text
-    assert "0123abc with changes" in page.text
-    assert again(["python", "-m", "bench", "plot", "x"], "ctc") == ""
-    assert again(["bench", "run", "a.yaml", "--store=s", "--only", "b"], "c").endswith(
-        "a.yaml --only c --out results/again"
+    assert (
+        "python -m bench run suites/quick.yaml --set 'a=b c' --only ctc,transformer --out results/ctc-again"
+        in page.text
     )
+    assert "git checkout 0123abc" in page.text
+    assert "0123abc, with changes" in page.text
+    assert again(["python", "-m", "bench", "plot", "x"], "ctc") == ""
+    assert again(["bench", "run", "a.yaml", "--store=s", "--only", "b"], "c", ["c", "d"]) == (
+        "bench run a.yaml --only c,d --out results/c-again"
+    )
+
+
+def test_a_system_has_its_options_recipe_and_settings(folder):
+    [task] = gather(Side.read(folder)).tasks
+    [ctc, _] = {family.name: family for family in task.families}["ctc"].systems
+    sections = dict(ctc.sections)
+    assert ("upsampling", "2") in sections["Model"]
+    assert ("convolution", "null") in sections["Model"]
+    assert sections["Training"] == [("teacher", "transformer"), ("budget.minutes", "45"), ("seeds", "[1]")]
+    assert sections["Settings search=greedy"] == [("search", "greedy")]
+    assert sections["Task"] == [("first_year", "1990")]
+
+
+def test_what_to_beware_of_comes_first(tmp_path):
+    folder = write_results(tmp_path / "results")
+    records = read_records(folder / "records.csv")
+    broken = replace(records[-1], system="broken", metric="cell", value=None, status="oom", reason="no memory")
+    write_records(folder / "records.csv", [*records, broken])
+    text = write_report(folder).read_text(encoding="utf-8")
+    assert text.index("cells failed in whole or in part") < text.index("<table")
+    assert text.index("broken [") < text.index("<table")
+    assert "(no memory)" in text
+
+
+@pytest.mark.parametrize(
+    "environment",
+    ['{"git": null}', '{"suite": null, "machine": null, "command": null}', '{"command": "a string", "suite": []}',
+     '{"suite": {"systems": [{"family": "ctc"}, 3], "tasks": null}}'],
+)  # fmt: skip
+def test_what_the_environment_lacks_is_left_out(tmp_path, environment):
+    folder = write_results(tmp_path / "results")
+    (folder / "environment.json").write_text(environment)
+    assert "ctc" in write_report(folder).read_text(encoding="utf-8")
+
+
+def test_damaged_outputs_are_left_out_and_told(tmp_path):
+    folder = write_results(tmp_path / "results")
+    damaged = folder / "hypotheses" / "dates" / "ctc-raw-s1-search=greedy.txt"
+    damaged.write_bytes(b"\xff\n")
+    page = Page(write_report(folder).read_text(encoding="utf-8"))
+    assert "Left out of the examples: " in page.text
+    assert "not UTF-8" in page.text
+    assert PLAIN[2] in page.text
+
+
+def test_footnotes_stand_below_the_table_that_has_their_marks():
+    rows = [["a", "ctc", "raw", "–¹"], ["b", "rnn", "raw", "12²"]]
+    made = grid(Sheet("t", ["System", "Family", "Trained on", "N"], rows, 3), ["¹ too few", "² other", "³ elsewhere"])
+    assert made.notes == ["¹ too few", "² other"]
+    assert made.of_family("rnn").notes == ["² other"]
+
+
+@pytest.mark.parametrize(
+    ("title", "column", "falls"),
+    [("t", "BLEU ↑", True), ("t", "CER (%) ↓", False), ("t", "Over transformer [beam=1], batch 8", True),
+     ("t", "Latency p50 (ms)", False), ("CER (%) ↓ by SNR (dB)", "0..5", False), ("t", "Tokens/s, batch 1", True),
+     ("t", "Decoder passes", False), ("t", "Tokens/decoder pass", True)],
+)  # fmt: skip
+def test_a_first_click_brings_the_best_to_the_top(title, column, falls):
+    made = grid(Sheet(title, ["System", "Family", "Trained on", column], [["a", "ctc", "raw", "1"]], 3))
+    assert made.header[-1].falling == falls
 
 
 def test_headings_have_columns_and_rows(page):
@@ -116,7 +182,8 @@ def test_numbers_are_sorted_as_numbers():
     assert keys == [[97.2, 1.23e6], [None, 9.9e5], [None, 12.0], [8.0, None]]
     assert (made.rows[0].values[3].main, made.rows[0].values[3].rest) == ("97.2", " [95.8, 98.6]")
     assert (made.families, made.kinds_of_data) == (["ctc", "rnn"], ["raw", "distilled"])
-    assert made.of_family("rnn").header == ["System", "Family", "Trained on", "N"]
+    assert [column.title for column in made.of_family("rnn").header] == ["Cell", "Family", "Trained on", "N"]
+    assert [row.values[0].text for row in made.rows] == ["a", "b", "c (distilled)", "d"]
     assert made.of_family("imputer") is None
 
 
