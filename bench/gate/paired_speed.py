@@ -41,7 +41,7 @@ class Outcome:
 
 
 def compare_checkouts(
-    graph: Graph, store: Store, baseline: Checkout, candidate: Checkout, config: GateConfig, note: Note
+    graph: Graph, store: Store, baseline: Checkout, candidate: Checkout, config: GateConfig, note: Note, seed: int = 1
 ) -> Outcome:
     """Time the cells of each task of a suite with the code of both checkouts.
 
@@ -52,6 +52,7 @@ def compare_checkouts(
         candidate: what to judge.
         config: the suite's thresholds.
         note: is told what is being done.
+        seed: of the orders in which points and sides take turns.
 
     Raises:
         UserError: the suite times nothing, its models are not there, or a side cannot run at all.
@@ -67,7 +68,7 @@ def compare_checkouts(
     findings = [Finding(key, "cell", Verdict.FAILED, reason=f"not done: {step.label}") for key, step in undone.items()]
     shares = []
     for name, step in graph.measures(lambda step: store.has(*step.id)).items():
-        timing = _TaskTiming(name, step, graph.cells, store, config, note)
+        timing = _TaskTiming(name, step, graph.cells, store, config, note, random.Random(seed))
         findings += timing.run([baseline, candidate])
         shares += [timed.foreign for timed in timing.timed if timed.foreign is not None]
     return Outcome(findings, max(shares, default=None))
@@ -77,7 +78,14 @@ class _TaskTiming:
     """The timing of one task's cells."""
 
     def __init__(
-        self, name: str, step: Step, cells: Sequence[CellSteps], store: Store, config: GateConfig, note: Note
+        self,
+        name: str,
+        step: Step,
+        cells: Sequence[CellSteps],
+        store: Store,
+        config: GateConfig,
+        note: Note,
+        rng: random.Random,
     ) -> None:
         self.name, self.config, self.note = name, config, note
         speed = step.spec["speed"]
@@ -96,7 +104,7 @@ class _TaskTiming:
         self.log = store.log("gate", step.key)
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self.log.unlink(missing_ok=True)
-        self.session = Session(config, random.Random(1))
+        self.session = Session(config, rng)
         self.timed: list[Timed] = []
 
     def run(self, checkouts: Sequence[Checkout]) -> list[Finding]:
