@@ -38,6 +38,11 @@ def make_console() -> Console:
     return Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
 
 
+def names_of(only: str | None) -> list[str] | None:
+    """Return the systems that `--only` names; None if it was not given."""
+    return None if only is None else [name.strip() for name in only.split(",") if name.strip()]
+
+
 def load_graph(path: Path, only: str | None, device: str, dtype: str, overrides: list[str] | None) -> Graph:
     """Load a suite and return its steps.
 
@@ -53,8 +58,9 @@ def load_graph(path: Path, only: str | None, device: str, dtype: str, overrides:
         if value not in allowed:
             raise UserError(f"{name} {value!r}: allowed are {', '.join(allowed)}")
     suite = load_suite(path, overrides or [])
-    if only is not None:
-        suite = suite.select([name.strip() for name in only.split(",") if name.strip()])
+    names = names_of(only)
+    if names is not None:
+        suite = suite.select(names)
     try:
         conditions = find_conditions(device, dtype)
     except ValueError as error:

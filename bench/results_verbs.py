@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from bench.cli_options import Device, Dtype, Only, Overrides, ResultsArgument, StoreFolder, load_graph, make_console
+from bench.cli_options import (
+    Device,
+    Dtype,
+    Only,
+    Overrides,
+    ResultsArgument,
+    StoreFolder,
+    load_graph,
+    make_console,
+    names_of,
+)
 from bench.errors import UserError
 from bench.records import read_results
 from bench.store import Store, default_root
@@ -69,11 +79,6 @@ def compare(
     from bench.sides import Side
 
     print_comparison(Side.read(first), Side.read(second), make_console(), metric, sentences)
-
-
-def names_of(only: str | None) -> frozenset[str] | None:
-    """Return the systems that `--only` names; None if it was not given."""
-    return None if only is None else frozenset(name.strip() for name in only.split(","))
 
 
 def gate(

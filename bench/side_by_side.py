@@ -16,7 +16,7 @@ from bench.metrics import MEASURES
 from bench.report.marking import by_words, error_share, marked
 from bench.results import DIAGNOSTIC, Cell, Estimate, TaskResults, quality_metric
 from bench.sheets import fixed, heading, show, significant
-from bench.sides import CellKey, Sentence, Side
+from bench.sides import CellKey, Sentence, Side, name_of
 from bench.stats import FloatArray, bootstrap_interval
 
 RATE = "tokens_per_second"
@@ -152,13 +152,6 @@ def _table(task: str, found: Sequence[Change], metric: str, sizes: Sequence[int]
         row += [_rates(change, size) for size in sizes]
         table.add_row(Text(name_of(change.key)), *map(Text, row))
     return table
-
-
-def name_of(key: CellKey) -> str:
-    """Return how a cell is called within its task."""
-    _, system, data, settings, seed = key
-    name = f"{system} (distilled)" if data == "distilled" else system
-    return f"{name}{f' [{settings}]' if settings else ''}, seed {seed}"
 
 
 def _count(change: Change) -> str:

@@ -18,6 +18,13 @@ CellKey = tuple[str, str, str, str, int | None]
 """Task, system, data, settings, seed."""
 
 
+def name_of(key: CellKey) -> str:
+    """Return how a cell is called within its task: `ctc (distilled) [beam=5], seed 1`."""
+    _, system, data, settings, seed = key
+    name = f"{system} (distilled)" if data == "distilled" else system
+    return f"{name}{f' [{settings}]' if settings else ''}, seed {seed}"
+
+
 @dataclass(frozen=True)
 class Sentence:
     """A sentence of the test set; what quality metrics need of an example."""

@@ -13,7 +13,7 @@ from bench.store import Store
 
 
 def time_against(ref: str, graph: Graph, store: Store, note: Callable[[str], None]) -> tuple[list[Finding], str]:
-    """Time the suite of `graph` with the code of commit `ref` and with that of the current folder.
+    """Time the suite of `graph` with the code of commit `ref` and with that which runs now.
 
     store: where the suite's models are; note: is told what is being done. Thresholds are those of the suite file.
 

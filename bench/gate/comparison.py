@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -14,7 +15,7 @@ from bench.gate.verdicts import Finding
 from bench.sides import Side
 
 
-def compare(baseline: Path, candidate: Path, speed: bool = True, only: frozenset[str] | None = None) -> list[Finding]:
+def compare(baseline: Path, candidate: Path, speed: bool = True, only: Collection[str] | None = None) -> list[Finding]:
     """Return what became of each cell of the baseline: its quality, then its speed unless that is not wanted.
 
     only: systems to look at; None: all.

@@ -87,7 +87,7 @@ class _TaskTiming:
         note: Note,
         rng: random.Random,
     ) -> None:
-        self.name, self.config, self.note = name, config, note
+        self.name, self.note = name, note
         speed = step.spec["speed"]
         sizes = config.batch_sizes or sorted({speed["batch_sizes"][0], speed["batch_sizes"][-1]})
         self.description = {

@@ -1,8 +1,9 @@
 """Decodes what it is told to, batch by batch, and says how long it took: one of two processes that take turns.
 
-Run as a script: `turn_worker.py CHECKOUT DESCRIPTION.json`. Everything but this file is imported from the checkout, so
-that both sides are timed by the same code and each decodes with its own. Requests and replies are lines of JSON on
-standard input and output; the first reply says what could be loaded. It ends with its standard input.
+Run as a script: `turn_worker.py DESCRIPTION.json`. Everything but this file is imported from the checkout, which is
+first on the path, so that both sides are timed by the same code and each decodes with its own. Requests and replies are
+lines of JSON on standard input and output; the first reply says what could be loaded. It ends with its standard
+input.
 """
 
 from __future__ import annotations
@@ -172,9 +173,8 @@ def serve(description: dict[str, Any], requests: TextIO, replies: TextIO) -> Non
                 reply({"failure": _reason(error)})
 
 
-def main(checkout: str, description: str) -> None:
+def main(description: str) -> None:
     """Serve; see the module."""
-    sys.path.insert(0, checkout)
     # What libraries print joins the log.
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
@@ -182,4 +182,4 @@ def main(checkout: str, description: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(sys.argv[1])

@@ -55,7 +55,7 @@ class TurnWorker:
         variables["PYTHONPATH"] = os.pathsep.join([str(checkout.root), *own])
         with log.open("ab") as errors:
             self.process = subprocess.Popen(
-                [checkout.interpreter, "-P", SCRIPT, checkout.root, file],
+                [checkout.interpreter, "-P", SCRIPT, file],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,

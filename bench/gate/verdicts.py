@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from bench.sides import CellKey
+from bench.sides import CellKey, name_of
 
 
 class Verdict(Enum):
@@ -58,9 +58,7 @@ class Finding:
     @property
     def cell(self) -> str:
         """`dates: ctc (distilled) [beam=5], seed 1`."""
-        task, system, data, settings, seed = self.key
-        name = f"{system} (distilled)" if data == "distilled" else system
-        return f"{task}: {name}{f' [{settings}]' if settings else ''}, seed {seed}"
+        return f"{self.key[0]}: {name_of(self.key)}"
 
     @property
     def change(self) -> float | None:

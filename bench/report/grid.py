@@ -21,7 +21,6 @@ _LESS_IS_BETTER = (
     "(min)",
     "Infeasible",
     "unknown",
-    "Repetition",
 )
 """What headings say of values that are better when less, or that nobody wants many of."""
 _NUMBER = re.compile(r"([+-]?\d+(?:\.\d+)?)(?: ([kMG]))?(?![A-Za-z0-9.])")
