@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from models.encoder import CanvasDecoder, Encoded, Memory, SourceEncoder, source_encoder
 from models.fixed_length import LengthSettings
-from models.interface import MASK, NUM_SPECIAL, Batch, DataSpec, Decoded, Model
+from models.interface import MASK, NUM_SPECIAL, DataSpec, Decoded, Model
 from models.layers import BackboneConfig, Embedding, Stack, padding_mask
 from models.linear import Linear
 from models.output import OutputLayer
@@ -109,9 +109,12 @@ class CanvasModel(Model):
         source, length_log_probs = self.lengths.encode(self.encoder, src, src_len)
         return self.decoder.remember(source), length_log_probs
 
-    def states_at(self, masked: Tensor, batch: Batch, memory: Memory) -> Tensor:
-        """Return the states [m, d] of the m positions where masked [n, t] is True, their targets hidden by MASK."""
-        states: Tensor = self.decoder(batch.tgt.masked_fill(masked, MASK), batch.tgt_len, memory)
+    def states_at(self, masked: Tensor, tgt: Tensor, tgt_len: Tensor, memory: Memory) -> Tensor:
+        """Return the states [m, d] of the m positions where masked [n, t] is True, their targets hidden by MASK.
+
+        tgt: [n, t], of which the first tgt_len [n] are real; n is the b of `memory` or a multiple, as for the decoder.
+        """
+        states: Tensor = self.decoder(tgt.masked_fill(masked, MASK), tgt_len, memory)
         return states[masked]
 
     def observed_modules(self) -> dict[str, list[nn.Module]]:

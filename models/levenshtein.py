@@ -58,6 +58,9 @@ class Config(BackboneConfig):
     """Most placeholders that are inserted between two neighbours at once; the head has a class for each number."""
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     """Probability mass that the token loss spreads evenly over the emittable symbols."""
+    canvases: int = Field(1, ge=1)
+    """Canvases of each kind drawn of each target at a time (the paper: 1), which share a pass of the encoder; more of
+    them make the same objective less noisy, for more time. A budget of target tokens counts a pair once."""
     alpha: float = Field(0.5, ge=0, le=1)
     """Share of sentences whose deletion state is the empty canvas; the others' is a draft by the learner."""
     drafts: Literal["best", "sampled"] = "best"
@@ -89,6 +92,7 @@ class Levenshtein(Model):
         c = config
         self.max_placeholders = c.max_placeholders
         self.label_smoothing = c.label_smoothing
+        self.canvases = c.canvases
         self.alpha = c.alpha
         self.drafts = c.drafts
         self.beta = c.beta
@@ -131,14 +135,15 @@ class Levenshtein(Model):
         three passes and one without gradient; those of the deletion state only where it is not empty.
         """
         memory = self.read(batch.src, batch.src_len)
-        target = bounded(batch.tgt, batch.tgt_len)
-        seeds = draw_seeds(rng, len(batch.tgt))
+        tgt, tgt_len = (x.repeat_interleave(self.canvases, 0) for x in (batch.tgt, batch.tgt_len))
+        target = bounded(tgt, tgt_len)
+        seeds = draw_seeds(rng, len(tgt))
         empty, learner = mixture(seeds, self.alpha, self.beta)
 
-        rows = (~empty & (batch.tgt_len > 0)).nonzero()[:, 0]
+        rows = (~empty & (tgt_len > 0)).nonzero()[:, 0]
         if not len(rows):  # then an empty canvas, of which nothing is classified
             rows = rows.new_zeros(1)
-        aims, sources = target.select(rows), memory.select(rows)
+        aims, sources = target.select(rows), memory.select(rows // self.canvases)
         drafts = self.deletion_state(aims, sources, seeds[rows], empty[rows])
         logits = self.deletion_logits(self.states(drafts, sources))
         erasable = inner(drafts)

@@ -45,6 +45,9 @@ class Config(BackboneConfig):
     """Probability mass spread evenly over the emittable symbols."""
     length_loss_weight: float = Field(1.0, gt=0)
     """Weight of a sentence's length cross-entropy beside that of one masked token."""
+    canvases: int = Field(1, ge=1)
+    """Maskings drawn of each target at a time (the paper: 1), which share a pass of the encoder; more of them make the
+    same objective less noisy, for more time. A budget of target tokens counts a pair once."""
     ctc_weight: float = Field(0.0, ge=0, lt=1)
     """Weight of the CTC loss of the encoder per target token; what is above keeps the rest. Mask-CTC has 0.3."""
     upsampling: int | None = Field(None, ge=1)
@@ -91,6 +94,7 @@ class MaskPredict(CanvasModel):
         super().__init__(config, data)
         self.label_smoothing = config.label_smoothing
         self.length_loss_weight = config.length_loss_weight
+        self.canvases = config.canvases
         self.ctc_weight = config.ctc_weight
         self.ctc = None
         if config.ctc_weight:
@@ -106,11 +110,12 @@ class MaskPredict(CanvasModel):
         """
         source, length_log_probs = self.lengths.encode(self.encoder, batch.src, batch.src_len)
         memory = self.decoder.remember(source)
-        masked = roll_in(batch.tgt_len, batch.tgt.shape[1], draw_seeds(rng, len(batch.tgt)))
-        states = self.states_at(masked, batch, memory)  # [m, d]
+        tgt, tgt_len = (x.repeat_interleave(self.canvases, 0) for x in (batch.tgt, batch.tgt_len))
+        masked = roll_in(tgt_len, tgt.shape[1], draw_seeds(rng, len(tgt)))
+        states = self.states_at(masked, tgt, tgt_len, memory)  # [m, d]
         weight = states.new_full((len(states),), 1 / max(len(states), 1), dtype=torch.float32)
-        tokens, plain = self.output.cross_entropy(states, batch.tgt[masked], weight, self.label_smoothing)
-        lengths = self.lengths.loss(length_log_probs, batch.tgt_len) / max(len(states), 1)
+        tokens, plain = self.output.cross_entropy(states, tgt[masked], weight, self.label_smoothing)
+        lengths = self.canvases * self.lengths.loss(length_log_probs, batch.tgt_len) / max(len(states), 1)
         total = tokens + self.length_loss_weight * lengths
         parts = {"cross_entropy": plain, "length": lengths.detach()}
         num_tokens = int(batch.tgt_len.sum())

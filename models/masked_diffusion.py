@@ -36,6 +36,9 @@ class Config(BackboneConfig):
 
     length_loss_weight: float = Field(1.0, gt=0)
     """Weight of the length's cross-entropy; at 1 the loss bounds -log p(length, tokens | source)."""
+    canvases: int = Field(1, ge=1)
+    """Maskings drawn of each target at a time (the papers: 1), which share a pass of the encoder; more of them make the
+    same objective less noisy, for more time. A budget of target tokens counts a pair once."""
     min_mask_ratio: float = Field(1e-3, ge=0, lt=1)
     """Least probability t with which tokens are masked; at 0 the loss is the bound exactly."""
 
@@ -67,6 +70,7 @@ class MaskedDiffusion(CanvasModel):
     def __init__(self, config: Config, data: DataSpec) -> None:
         super().__init__(config, data)
         self.length_loss_weight = config.length_loss_weight
+        self.canvases = config.canvases
         self.min_mask_ratio = config.min_mask_ratio
 
     def loss(self, batch: Batch, rng: torch.Generator) -> Losses:
@@ -77,12 +81,14 @@ class MaskedDiffusion(CanvasModel):
         """
         memory, length_log_probs = self.encode(batch.src, batch.src_len)
         offset = torch.rand((), generator=rng, device=rng.device, dtype=torch.float64)
-        ratio = mask_ratios(offset, len(batch.tgt), self.min_mask_ratio)
-        masked = roll_in(batch.tgt_len, batch.tgt.shape[1], ratio, draw_seeds(rng, len(batch.tgt)))
-        states = self.states_at(masked, batch, memory)  # [m, d]
+        tgt, tgt_len = (x.repeat_interleave(self.canvases, 0) for x in (batch.tgt, batch.tgt_len))
+        ratio = mask_ratios(offset, len(tgt), self.min_mask_ratio)
+        ratio = ratio.view(self.canvases, -1).T.flatten()  # those of one target spread over the range
+        masked = roll_in(tgt_len, tgt.shape[1], ratio, draw_seeds(rng, len(tgt)))
+        states = self.states_at(masked, tgt, tgt_len, memory)  # [m, d]
         num_tokens = int(batch.tgt_len.sum())
-        weight = (1 / ratio).float()[:, None].expand(masked.shape)[masked] / max(num_tokens, 1)
-        tokens, plain = self.output.cross_entropy(states, batch.tgt[masked], weight)
+        weight = (1 / ratio).float()[:, None].expand(masked.shape)[masked] / max(self.canvases * num_tokens, 1)
+        tokens, plain = self.output.cross_entropy(states, tgt[masked], weight)
         lengths = self.lengths.loss(length_log_probs, batch.tgt_len) / max(num_tokens, 1)
         return Losses(
             tokens + self.length_loss_weight * lengths,
@@ -111,7 +117,7 @@ class MaskedDiffusion(CanvasModel):
             count = (((sample + offset) / samples * batch.tgt_len).long() + 1).minimum(batch.tgt_len)
             noise = uniform_noise(seeds, sample + 1, batch.tgt.shape[1]).masked_fill(~real, float("inf"))
             masked = lowest(noise, count)
-            states, gold = self.states_at(masked, batch, memory), batch.tgt[masked]
+            states, gold = self.states_at(masked, batch.tgt, batch.tgt_len, memory), batch.tgt[masked]
             log_probs = self.output.log_probs_of(states, gold)  # [m]
             per_token = torch.zeros(masked.shape, device=masked.device).masked_scatter(masked, log_probs)
             total = total + per_token.sum(1) * (batch.tgt_len / count.clamp(min=1) / samples)

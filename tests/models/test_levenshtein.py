@@ -215,17 +215,17 @@ def test_the_number_of_dropped_tokens_is_uniform_from_none_to_all():
 # Objective
 
 
-@pytest.mark.parametrize("limit", [255, 1])
-def test_loss_is_that_of_three_loops_over_the_experts_plain_scripts(limit):
+@pytest.mark.parametrize(("limit", "canvases"), [(255, 1), (1, 1), (255, 3)])
+def test_loss_is_that_of_three_loops_over_the_experts_plain_scripts(limit, canvases):
     items = [*pairs(10, seed=7), EncodedPair([A], [B] * 6), EncodedPair([B], [])]
     batch = collate(items)
-    model = build("levenshtein", alpha=0.4, beta=0.6, max_placeholders=limit)
+    model = build("levenshtein", alpha=0.4, beta=0.6, max_placeholders=limit, canvases=canvases)
     model.deletion.weight.data *= 20
     losses, passes = trace(model, batch, seed=8)
     _, drafts, insertion, opened = passes.canvases
     _, draft_states, insertion_states, opened_states = passes.states
-    targets = [whole(y) for y in targets_of(batch)]
-    empty, _ = mixture(seeds_of(8, 12), 0.4, 0.6)
+    targets = [whole(y) for y in targets_of(batch) for _ in range(canvases)]
+    empty, _ = mixture(seeds_of(8, 12 * canvases), 0.4, 0.6)
     aims = [y for y, none in zip(targets, empty.tolist(), strict=True) if not none and len(y) > 2]
 
     deletions = []
@@ -246,6 +246,15 @@ def test_loss_is_that_of_three_loops_over_the_experts_plain_scripts(limit):
             if symbol == PLH:
                 tokens.append(cross_entropy(model.output(opened_states[i, k]), torch.tensor(next(gold))))
     assert rows_of(opened) == expected
+    sentences = [i for i in range(len(targets)) if not empty[i] and len(targets[i]) > 2]
+    for i, states, canvas in [
+        *zip(sentences, draft_states, rows_of(drafts), strict=True),
+        *zip(range(len(targets)), insertion_states, rows_of(insertion), strict=True),
+    ]:
+        source = torch.tensor([items[i // canvases].source])
+        memory = model.read(source, torch.tensor([source.shape[1]]))
+        alone = model.decoder(torch.tensor([canvas]), torch.tensor([len(canvas)]), memory)[0]
+        torch.testing.assert_close(states[: len(canvas)], alone, atol=1e-5, rtol=1e-4)
     assert limit > 1 or any(len(a) < len(b) for a, b in zip(expected, targets, strict=True)), "a slot was cut"
     means = [torch.stack(part).mean().item() for part in (deletions, placeholders, tokens)]
     assert [losses.parts[p].item() for p in ("deletion", "placeholder", "token")] == pytest.approx(means, rel=1e-4)

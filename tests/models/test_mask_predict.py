@@ -130,28 +130,33 @@ def test_one_token_is_always_masked_and_none_of_nothing():
     assert not roll_in(torch.zeros(200, dtype=torch.long), 3, seeds).any()
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_the_loss_is_the_mean_over_masked_tokens_plus_the_lengths(smoothing):
-    model, batch = build("mask_predict", label_smoothing=smoothing, length_loss_weight=0.7), batch_of(6, seed=3)
+@pytest.mark.parametrize(("smoothing", "canvases"), [(0.0, 1), (0.1, 1), (0.1, 3)])
+def test_the_loss_is_the_mean_over_masked_tokens_plus_the_lengths(smoothing, canvases):
+    model = build("mask_predict", label_smoothing=smoothing, length_loss_weight=0.7, canvases=canvases)
+    batch = batch_of(6, seed=3)
     with torch.no_grad():
         losses = model.loss(batch, torch.Generator().manual_seed(5))
-        seeds = draw_seeds(torch.Generator().manual_seed(5), 6)
-        masked = roll_in(batch.tgt_len, batch.tgt.shape[1], seeds)
+        seeds = draw_seeds(torch.Generator().manual_seed(5), 6 * canvases)
+        drawn = roll_in(batch.tgt_len.repeat_interleave(canvases), batch.tgt.shape[1], seeds)
+        assert canvases == 1 or len({tuple(row) for row in drawn[:canvases].tolist()}) > 1
         tokens, lengths, count = 0.0, 0.0, 0
-        for i in range(6):
+        for row, masked in enumerate(drawn):
+            i = row // canvases
             n = int(batch.tgt_len[i])
             src, src_len = batch.src[i : i + 1, : batch.src_len[i]], batch.src_len[i : i + 1]
             memory, length_log_probs = model.encode(src, src_len)
             lengths -= length_log_probs[0, n].item()
             gold = batch.tgt[i, :n]
-            canvas = torch.tensor([[MASK if masked[i, j] else int(gold[j]) for j in range(n)]])
+            canvas = torch.tensor([[MASK if masked[j] else int(gold[j]) for j in range(n)]])
             logits = model.output(model.decoder(canvas, batch.tgt_len[i : i + 1], memory))[0]
             for j in range(n):
-                if masked[i, j]:
+                if masked[j]:
                     possible = logits[j, NUM_SPECIAL:]
                     tokens += cross_entropy(possible, gold[j] - NUM_SPECIAL, label_smoothing=smoothing).item()
                     count += 1
-    assert 0 < count < losses.num_tokens == int(batch.tgt_len.sum())
+    assert losses.num_tokens == int(batch.tgt_len.sum())
+    assert 0 < count < canvases * losses.num_tokens
+    # A length weighs as much beside a masked token, however many canvases its sentence has.
     assert losses.total.item() == pytest.approx((tokens + 0.7 * lengths) / count, rel=1e-5)
     assert losses.parts["length"].item() == pytest.approx(lengths / count, rel=1e-5)
 

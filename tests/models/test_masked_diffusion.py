@@ -138,25 +138,31 @@ def test_tokens_are_masked_independently_with_the_sentence_s_own_probability():
     assert both.sum(1).tolist() == [5, 0]
 
 
-def test_the_loss_weighs_masked_tokens_by_one_over_t():
-    model, batch = build("masked_diffusion", length_loss_weight=0.7, min_mask_ratio=0.1), batch_of(6, seed=3)
+@pytest.mark.parametrize("canvases", [1, 3])
+def test_the_loss_weighs_masked_tokens_by_one_over_t(canvases):
+    model = build("masked_diffusion", length_loss_weight=0.7, min_mask_ratio=0.1, canvases=canvases)
+    batch, draws = batch_of(6, seed=3), 6 * canvases
     with torch.no_grad():
         losses = model.loss(batch, torch.Generator().manual_seed(5))
         rng = torch.Generator().manual_seed(5)
-        ratio = mask_ratios(torch.rand((), generator=rng, dtype=torch.float64), 6, 0.1)
-        masked = roll_in(batch.tgt_len, batch.tgt.shape[1], ratio, draw_seeds(rng, 6))
+        even = mask_ratios(torch.rand((), generator=rng, dtype=torch.float64), draws, 0.1).tolist()
+        ratios = [even[canvas * 6 + i] for i in range(6) for canvas in range(canvases)]  # a target's spread over (0, 1]
+        tgt_len = batch.tgt_len.repeat_interleave(canvases)
+        drawn = roll_in(tgt_len, batch.tgt.shape[1], torch.tensor(ratios, dtype=torch.float64), draw_seeds(rng, draws))
         tokens = lengths = 0.0
-        for i in range(6):
+        for row, (masked, ratio) in enumerate(zip(drawn, ratios, strict=True)):
+            i = row // canvases
             n = int(batch.tgt_len[i])
             memory, length_log_probs = model.encode(batch.src[i : i + 1, : batch.src_len[i]], batch.src_len[i : i + 1])
             lengths -= length_log_probs[0, n].item()
             gold = batch.tgt[i, :n]
-            canvas = torch.tensor([[MASK if masked[i, j] else int(gold[j]) for j in range(n)]])
+            canvas = torch.tensor([[MASK if masked[j] else int(gold[j]) for j in range(n)]])
             logits = model.output(model.decoder(canvas, batch.tgt_len[i : i + 1], memory))[0]
             for j in range(n):
-                if masked[i, j]:
-                    tokens += cross_entropy(logits[j, NUM_SPECIAL:], gold[j] - NUM_SPECIAL).item() / ratio[i].item()
-    assert masked.any()
+                if masked[j]:
+                    tokens += cross_entropy(logits[j, NUM_SPECIAL:], gold[j] - NUM_SPECIAL).item() / ratio
+    assert drawn.any()
+    tokens, lengths = tokens / canvases, lengths / canvases
     assert losses.num_tokens == int(batch.tgt_len.sum())
     assert losses.total.item() == pytest.approx((tokens + 0.7 * lengths) / losses.num_tokens, rel=1e-5)
     assert losses.parts["bound"].item() == pytest.approx((tokens + lengths) / losses.num_tokens, rel=1e-5)
