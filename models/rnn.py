@@ -13,21 +13,25 @@ so that training runs over whole targets. `additive`: the maxout layer sees the 
 the previous one of its appendix. `gru`: the reset gate acts after the recurrent matrix, as in cuDNN. On speech, with
 attention, this is the listen-attend-spell model (Chan et al. 2016) with convolutions in place of the pyramid.
 `encoder: transformer` is the hybrid of Chen et al. 2018; the first states are then mapped from the mean of the
-encoder's.
+encoder's. With `ctc_weight` the encoder has a CTC output beside, for training and for decoding (Watanabe et al. 2017).
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import partial
 from typing import Literal, Self
 
 import torch
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
+from models.decoding.joint import ctc_scorer
 from models.decoding.settings import AutoregressiveSettings, search
 from models.dropout import Dropout
-from models.encoder import convolution_width
+from models.encoder import Encoded, convolution_width, memory_mask
 from models.frontend import make_frontend
+from models.hybrid import ctc_head, with_ctc
 from models.interface import (
     BLANK,
     BOS,
@@ -87,6 +91,8 @@ class Config(Options):
     """Elman's tanh unit, the gated unit of Cho et al. 2014, or the long short-term memory."""
     attention: Literal["none", "additive", "dot"] = "additive"
     """None (the encoder's last state is the only bridge), Bahdanau's or Luong's."""
+    ctc_weight: float = Field(0.0, ge=0, lt=1)
+    """Weight of the CTC loss of the encoder per target token; what is above keeps the rest. Hybrids of speech: 0.3."""
 
     @field_validator("convolution")
     @classmethod
@@ -104,6 +110,18 @@ class Config(Options):
 
 class Settings(AutoregressiveSettings):
     """Decoding; swept over one checkpoint."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a decoder starts from."""
+
+    state: State
+    """Its first state."""
+    annotations: Annotations | None
+    """What it attends to, if it does."""
+    source: Encoded
+    """The sources as the encoder has them."""
 
 
 class RNN(Model):
@@ -131,16 +149,20 @@ class RNN(Model):
         early = c.attention == "additive"
         self.decoder = EarlyDecoder(*shape) if early else LateDecoder(*shape, attention=c.attention == "dot")
         self.output = OutputLayer(self.embedding.tokens.weight, banned=(PAD, BOS, UNK, MASK, BLANK, PLH))
+        self.ctc_weight = c.ctc_weight
+        self.ctc = ctc_head(c.ctc_weight, self.output.weight, frontend.max_length, data)
         initialise(self.bridge)
         initialise(self.decoder)
 
     def loss(self, batch: Batch, rng: torch.Generator) -> Losses:
-        """Label-smoothed cross-entropy of tokens and eos, per target token."""
-        features, target, _ = self.teacher_forced(batch)
+        """Label-smoothed cross-entropy of tokens and eos, per target token, and that of CTC if there is one."""
+        start = self.encode(batch.src, batch.src_len)
+        features, target, _ = self.teacher_forced(batch, start)
         num_tokens = int(batch.tgt_len.sum())
         row_weight = torch.full((features.shape[0],), 1.0 / max(num_tokens, 1), device=features.device)
         total, plain = self.output.cross_entropy(features, target, row_weight, self.label_smoothing)
-        return Losses(total, num_tokens, {"cross_entropy": plain})
+        losses = Losses(total, num_tokens, {"cross_entropy": plain})
+        return losses if self.ctc is None else with_ctc(losses, self.ctc, self.ctc_weight, start.source, batch)
 
     def log_likelihood(self, batch: Batch) -> Tensor:
         """Return log p(tgt, eos | src) per target, [n]; see `Model.log_likelihood` for several targets a source."""
@@ -154,19 +176,22 @@ class RNN(Model):
         best, _ = self.output.most_probable(hidden)
         return batch.tgt.new_full(real.shape, PAD).masked_scatter(real, best)[:, :-1]
 
-    def teacher_forced(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Return features [m, d] and gold symbols [m] of the n targets' real positions, and their mask [n, t+1]."""
+    def teacher_forced(self, batch: Batch, start: Start | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return features [m, d] and gold symbols [m] of the n targets' real positions, and their mask [n, t+1].
+
+        start: the encoded sources, if they are encoded already.
+        """
         n, t = batch.tgt.shape
         inputs = torch.cat([batch.tgt.new_full((n, 1), BOS), batch.tgt], dim=1)  # [n, t+1]
         gold = torch.cat([batch.tgt, batch.tgt.new_full((n, 1), PAD)], dim=1)
         gold.scatter_(1, batch.tgt_len[:, None], EOS)
         real = padding_mask(batch.tgt_len + 1, t + 1)
-        state, source = self.encode(batch.src, batch.src_len, n // batch.src.shape[0])
-        features, _ = self.read(inputs, state, source)
+        start = start or self.encode(batch.src, batch.src_len, n // batch.src.shape[0])
+        features, _ = self.read(inputs, start.state, start.annotations)
         return features[real], gold[real], real
 
-    def encode(self, src: Tensor, src_len: Tensor, copies: int = 1) -> tuple[State, Annotations | None]:
-        """Encode sources -> the decoder's first state for `copies` rows per sentence, and what they attend to.
+    def encode(self, src: Tensor, src_len: Tensor, copies: int = 1) -> Start:
+        """Encode sources for decoders of `copies` rows per sentence.
 
         Raises:
             ValueError: a source longer than the model's limit.
@@ -175,7 +200,8 @@ class RNN(Model):
         states, lengths, last = encode(src, src_len)
         state = tuple(part.repeat_interleave(copies, dim=1) for part in self.bridge(last))
         attention = self.decoder.attention
-        return state, None if attention is None else attention.annotate(states, lengths)
+        annotations = None if attention is None else attention.annotate(states, lengths)
+        return Start(state, annotations, Encoded(states, lengths, memory_mask(lengths, states.shape[1]), states))
 
     def read(self, tokens: Tensor, state: State, source: Annotations | None) -> tuple[Tensor, State]:
         """Return the features [n, t, d] after each of the next tokens [n, t], and the state after the last."""
@@ -192,7 +218,7 @@ class RNN(Model):
 
     def stepper(self, src: Tensor, src_len: Tensor, beam: int = 1) -> RNNStepper:
         """Encode sources and return the incremental state of b x beam rows."""
-        return RNNStepper(self, *self.encode(src, src_len, beam))
+        return RNNStepper(self, self.encode(src, src_len, beam), beam)
 
     def observed_modules(self) -> dict[str, list[nn.Module]]:
         """The encoder and the decoder, which every step runs once."""
@@ -203,10 +229,11 @@ class RNN(Model):
 class RNNStepper:
     """Hidden states per row, and the annotations of each sentence, which its beams share."""
 
-    def __init__(self, model: RNN, state: State, source: Annotations | None) -> None:
+    def __init__(self, model: RNN, start: Start, beam: int) -> None:
         self.model = model
-        self.state = state
-        self.source = source
+        self.state = start.state
+        self.source = start.annotations
+        self.scorer = partial(ctc_scorer, model.ctc, start.source, beam)
 
     def step(self, tokens: Tensor) -> Tensor:
         """Consume tokens [n], return float32 logits [n, v]."""

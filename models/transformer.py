@@ -3,6 +3,8 @@
 Encoder and decoder depth are separate, so that the deep-encoder, shallow-decoder model (Kasai et al. 2021) is a row
 of every comparison. Deviations: pre-norm by default, no dropout on attention weights. Greedy search and sampling can be
 sped up without another result by a draft (speculative decoding; see `models.decoding.speculative`).
+
+With `ctc_weight` the encoder has a CTC output beside, for training and for decoding (Watanabe et al. 2017).
 """
 
 from __future__ import annotations
@@ -15,10 +17,12 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from models.attention import Block, KeyValues
+from models.decoding.joint import ctc_scorer
 from models.decoding.noise import row_seeds
 from models.decoding.settings import AutoregressiveSettings, search
 from models.decoding.speculative import Sampler, drafter_from, speculative
-from models.encoder import source_encoder
+from models.encoder import Encoded, source_encoder
+from models.hybrid import ctc_head, with_ctc
 from models.interface import (
     BLANK,
     BOS,
@@ -46,6 +50,8 @@ class Config(BackboneConfig):
 
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     """Probability mass spread evenly over the emittable symbols."""
+    ctc_weight: float = Field(0.0, ge=0, lt=1)
+    """Weight of the CTC loss of the encoder per target token; what is above keeps the rest. Hybrids of speech: 0.3."""
 
 
 class Settings(AutoregressiveSettings):
@@ -60,6 +66,8 @@ class Settings(AutoregressiveSettings):
     def _draft_has_no_beam(self) -> Self:
         if self.draft_tokens and self.beam != 1:
             raise ValueError(f"draft_tokens {self.draft_tokens} needs beam 1, not {self.beam}")
+        if self.draft_tokens and self.ctc_weight:
+            raise ValueError(f"ctc_weight {self.ctc_weight:g} has no meaning with draft_tokens")
         if self.draft_tokens and self.fixed:
             raise ValueError("output_length source has no meaning with draft_tokens: what a draft saves is learned")
         return self
@@ -70,6 +78,8 @@ class Settings(AutoregressiveSettings):
             return self
         if self.sample or self.draft_tokens:
             raise ValueError(f"engine {self.engine} neither samples nor takes a draft")
+        if self.ctc_weight:
+            raise ValueError(f"engine {self.engine} has no CTC, and ctc_weight is {self.ctc_weight:g}")
         if self.beam > 1 and (self.length_penalty != "power" or self.stopping != "first_k"):
             raise ValueError(
                 f"engine {self.engine} needs length_penalty power and stopping first_k, "
@@ -95,10 +105,10 @@ class Settings(AutoregressiveSettings):
         return f"engine {self.engine} reads text" if other else super().unfit(modality)
 
     def misfit(self, config: Options) -> str | None:
-        """Other engines know the pre-norm Transformer alone."""
+        """Other engines know the pre-norm Transformer alone, and CTC must have been trained."""
         if self.engine != "natbench" and (getattr(config, "norm", "pre") != "pre" or getattr(config, "convolution", 0)):
             return f"engine {self.engine} needs norm pre and no convolution"
-        return None
+        return super().misfit(config)
 
     def needs(self, modality: str = "text") -> frozenset[str]:
         """A draft, for speculative decoding."""
@@ -118,15 +128,19 @@ class Transformer(Model):
         self.encoder = source_encoder(c, data, self.embedding)
         self.decoder = Stack(c.decoder_layers, *c.layer_shape, cross=True)
         self.output = OutputLayer(self.embedding.tokens.weight, banned=(PAD, BOS, UNK, MASK, BLANK, PLH))
+        self.ctc_weight = c.ctc_weight
+        self.ctc = ctc_head(c.ctc_weight, self.output.weight, self.encoder.max_length, data)
         self.peers: dict[Engine, Peer] = {}
 
     def loss(self, batch: Batch, rng: torch.Generator) -> Losses:
-        """Label-smoothed cross-entropy of tokens and eos, per target token."""
-        hidden, target, _ = self.teacher_forced(batch)
+        """Label-smoothed cross-entropy of tokens and eos, per target token, and that of CTC if there is one."""
+        source = self.encoder(batch.src, batch.src_len)
+        hidden, target, _ = self.teacher_forced(batch, source)
         num_tokens = int(batch.tgt_len.sum())
         row_weight = torch.full((hidden.shape[0],), 1.0 / max(num_tokens, 1), device=hidden.device)
         total, plain = self.output.cross_entropy(hidden, target, row_weight, self.label_smoothing)
-        return Losses(total, num_tokens, {"cross_entropy": plain})
+        losses = Losses(total, num_tokens, {"cross_entropy": plain})
+        return losses if self.ctc is None else with_ctc(losses, self.ctc, self.ctc_weight, source, batch)
 
     @torch.no_grad()
     def log_likelihood(self, batch: Batch) -> Tensor:
@@ -141,14 +155,17 @@ class Transformer(Model):
         best, _ = self.output.most_probable(hidden)
         return batch.tgt.new_full(real.shape, PAD).masked_scatter(real, best)[:, :-1]
 
-    def teacher_forced(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Return states [n, d] and gold symbols [n] of the real positions of all targets, and their mask [b, t+1]."""
+    def teacher_forced(self, batch: Batch, source: Encoded | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return states [n, d] and gold symbols [n] of the real positions of all targets, and their mask [b, t+1].
+
+        source: the encoded sources, if they are encoded already.
+        """
         b, t = batch.tgt.shape
         inputs = torch.cat([batch.tgt.new_full((b, 1), BOS), batch.tgt], dim=1)  # [b, t+1]
         gold = torch.cat([batch.tgt, batch.tgt.new_full((b, 1), PAD)], dim=1)
         gold.scatter_(1, batch.tgt_len[:, None], EOS)
         real = padding_mask(batch.tgt_len + 1, t + 1)
-        source = self.encoder(batch.src, batch.src_len)
+        source = source or self.encoder(batch.src, batch.src_len)
         memory = self.decoder.project_memory(source.states)
         states = self.decoder(self.embedding(inputs), causal=True, memory=memory, memory_mask=source.mask)
         return states[real], gold[real], real
@@ -185,7 +202,7 @@ class Transformer(Model):
     def stepper(self, src: Tensor, src_len: Tensor, size: int, beam: int = 1) -> TransformerStepper:
         """Encode sources and return the incremental state of b x beam rows for up to `size` steps."""
         source = self.encoder(src, src_len)
-        return TransformerStepper(self, self.decoder.project_memory(source.states), source.mask, size, beam)
+        return TransformerStepper(self, source, size, beam)
 
     def block_stepper(self, src: Tensor, src_len: Tensor, size: int) -> TransformerStepper:
         """Encode sources and return a `BlockStepper` over `size` positions; by this a model can be a draft."""
@@ -199,14 +216,14 @@ class Transformer(Model):
 class TransformerStepper:
     """KV caches of one decode: preallocated for self-attention, computed once for cross-attention."""
 
-    def __init__(
-        self, model: Transformer, memory: list[tuple[Tensor, Tensor]], mask: Tensor, size: int, beam: int
-    ) -> None:
+    def __init__(self, model: Transformer, source: Encoded, size: int, beam: int) -> None:
         self.model = model
-        self.memory = memory
-        self.mask = mask
+        self.memory = model.decoder.project_memory(source.states)
+        self.mask = source.mask
         self.position = 0
-        self.caches: list[KeyValues] = model.decoder.empty_caches(mask.shape[0] * beam, size, like=memory[0][0])
+        rows = len(source.states) * beam
+        self.caches: list[KeyValues] = model.decoder.empty_caches(rows, size, like=self.memory[0][0])
+        self.scorer = partial(ctc_scorer, model.ctc, source, beam)
 
     def step(self, tokens: Tensor) -> Tensor:
         """Consume tokens [n], return float32 logits [n, v]."""

@@ -4,7 +4,8 @@ from functools import partial
 import pytest
 import torch
 
-from models.decoding.autoregressive import beam_search, extensions, greedy, largest, length_penalty, sample
+from models.decoding.autoregressive import greedy, sample
+from models.decoding.beam import beam_search, extensions, largest, length_penalty
 from models.decoding.noise import gumbel_noise, row_seeds
 from models.interface import EOS, NUM_SPECIAL, PAD
 from tests.oracles.search import best_output

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from models.decoding.autoregressive import beam_search, greedy, sample
+from models.decoding.autoregressive import greedy, sample
+from models.decoding.beam import beam_search
 from models.decoding.noise import row_seeds
 from models.decoding.settings import AutoregressiveSettings, search
 from models.interface import EOS

@@ -93,14 +93,14 @@ def test_states_do_not_see_what_they_predict():
     masked = torch.zeros_like(batch.tgt, dtype=torch.bool)
     masked[:, 0] = True
     memory, _ = model.encode(batch.src, batch.src_len)
-    states = model.states_at(masked, batch, memory)
+    states = model.states_at(masked, batch.tgt, batch.tgt_len, memory)
     changed = Batch(batch.src, batch.src_len, batch.tgt.clone(), batch.tgt_len)
     changed.tgt[:, 0] = NUM_SPECIAL
     assert (changed.tgt != batch.tgt).any()
-    torch.testing.assert_close(model.states_at(masked, changed, memory), states, rtol=0, atol=0)
+    torch.testing.assert_close(model.states_at(masked, changed.tgt, changed.tgt_len, memory), states, rtol=0, atol=0)
     longest = int(batch.tgt_len.argmax())
     changed.tgt[longest, 1] = (batch.tgt[longest, 1] - NUM_SPECIAL + 1) % (VOCAB - NUM_SPECIAL) + NUM_SPECIAL
-    assert not torch.equal(model.states_at(masked, changed, memory)[longest], states[longest])
+    assert not torch.equal(model.states_at(masked, changed.tgt, changed.tgt_len, memory)[longest], states[longest])
 
 
 def test_a_canvas_starts_all_masked():

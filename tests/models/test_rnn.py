@@ -8,7 +8,8 @@ from torch.nn.functional import pad
 from bench.batching import collate
 from bench.batching import pad as pad_rows
 from bench.preparation import EncodedPair
-from models.decoding.autoregressive import beam_search, greedy
+from models.decoding.autoregressive import greedy
+from models.decoding.beam import beam_search
 from models.interface import BOS, EOS, NUM_SPECIAL, PAD, Batch
 from models.layers import padding_mask
 from models.recurrent import Attention
@@ -36,7 +37,8 @@ def teacher_forced(model, batch):
     """Logits [n, t+1, v] of one pass over all of the target."""
     n = batch.tgt.shape[0]
     inputs = torch.cat([torch.full((n, 1), BOS), batch.tgt], dim=1)
-    state, source = model.encode(batch.src, batch.src_len)
+    start = model.encode(batch.src, batch.src_len)
+    state, source = start.state, start.annotations
     return model.output(model.read(inputs, state, source)[0])
 
 
@@ -267,15 +269,16 @@ def test_loss_is_the_likelihood_of_tokens_and_eos_per_token_and_smoothing_change
 def test_dropout_acts_on_words_between_layers_and_on_features(attention, t):
     model = made("lstm", attention, dropout=0.5, encoder_layers=2, decoder_layers=3)
     batch, words = batch_of(4), torch.full((4, t), A)
-    state, source = model.encode(batch.src, batch.src_len)
+    start = model.encode(batch.src, batch.src_len)
+    state, source = start.state, start.annotations
 
     def changes(result):
         return not torch.equal(result(), result())
 
-    assert not changes(lambda: model.encode(batch.src, batch.src_len)[0][0])
+    assert not changes(lambda: model.encode(batch.src, batch.src_len).state[0])
     assert not changes(lambda: model.read(words, state, source)[0])
     model.encoder.train()
-    assert changes(lambda: model.encode(batch.src, batch.src_len)[0][0])
+    assert changes(lambda: model.encode(batch.src, batch.src_len).state[0])
     model.decoder.train()
     if attention == "additive":
         assert changes(lambda: model.read(words, state, source)[0])
