@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -123,7 +124,8 @@ def cpu_name() -> str:
 def environment(device: str, dtype: str, threads: int) -> dict[str, Any]:
     """Return the facts to state beside measurements, JSON-serialisable.
 
-    `fingerprint` is the same for two runs exactly when their times may be compared.
+    `fingerprint` is the same for two runs exactly when their times may be compared, `arithmetic` when the same training
+    should end in the same weights: machines that differ in it round differently.
     """
     import torch
 
@@ -142,16 +144,37 @@ def environment(device: str, dtype: str, threads: int) -> dict[str, Any]:
     if on_cuda:
         hardware["cuda"] = torch.version.cuda
         hardware["device_memory_gib"] = round(torch.cuda.get_device_properties(device).total_memory / 2**30, 1)
+    products = "cuBLAS" if on_cuda else "oneDNN" if prefers_onednn() else "PyTorch's default"
+    rounding: dict[str, Any] = {
+        name: hardware[name] for name in ("device_name", "dtype", "torch", "cuda") if name in hardware
+    }
+    if not on_cuda:
+        instructions = torch.backends.cpu.get_cpu_capability()
+        rounding |= {"instructions": instructions, "generation": _generation(), "products": products}
     return {
         **hardware,
-        "fingerprint": hashlib.sha256(json.dumps(hardware, sort_keys=True).encode()).hexdigest()[:16],
-        "matrix_products": "cuBLAS" if on_cuda else "oneDNN" if prefers_onednn() else "PyTorch's default",
+        "fingerprint": _digest(hardware),
+        "arithmetic": _digest(rounding),
+        "matrix_products": products,
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY"),
         "platform": platform.platform(),
         "python": platform.python_version(),
         "libraries": {name: _version(name) for name in LIBRARIES},
     }
+
+
+def _digest(facts: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _generation() -> list[str]:
+    """Return the processor's family and model, which its name may not tell; none where the system does not say."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    return sorted({line for line in lines if re.match(r"(cpu family|model)\s*:", line)})
 
 
 def _version(library: str) -> str | None:

@@ -72,6 +72,12 @@ class Side:
         """The results by task."""
         return {task.name: task for task in by_task(self.records)}
 
+    @property
+    def arithmetic(self) -> str | None:
+        """What the rounding of the machine that this is from is told by; None if that was not kept."""
+        found = self.described("machine").get("arithmetic")
+        return found if isinstance(found, str) else None
+
     @cached_property
     def cells(self) -> dict[CellKey, Cell]:
         """The cells of each seed, in the order of the records."""

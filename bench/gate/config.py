@@ -19,6 +19,9 @@ class GateConfig(BaseModel):
     """Points, of whatever scale a metric has, by which quality may fall."""
     margins: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
     """The same for single metrics."""
+    unlike_margin: float = Field(30.0, ge=0)
+    """Points by which quality may fall from one kind of machine to another, where that is more: machines that round
+    differently train other models, and outputs of those differ by chance, which no test over sentences covers."""
     alpha: float = Field(0.01, gt=0, lt=1)
     """A fall beyond the margin is a regression if the paired test, adjusted for all tests (Holm), gives less."""
     samples: int = Field(10_000, ge=100)

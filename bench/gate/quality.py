@@ -19,10 +19,12 @@ from bench.stats import holm, paired_randomisation
 def compare_quality(baseline: Side, candidate: Side, config: GateConfig) -> list[Finding]:
     """Return what became of the quality of every cell of the baseline, then the cells that it does not have."""
     findings: list[Finding] = []
+    unlike = None not in (baseline.arithmetic, candidate.arithmetic) and baseline.arithmetic != candidate.arithmetic
     for key, cell in baseline.cells.items():
         metrics = gated_metrics(baseline.tasks[key[0]], config)
         if any(cell.get(metric).value is not None for metric in metrics):
-            findings += _compare(baseline, candidate, key, metrics, config)
+            found = _compare(baseline, candidate, key, metrics, config)
+            findings += [_excused(finding, config) for finding in found] if unlike else found
     suspects = [i for i, finding in enumerate(findings) if finding.p_value is not None]
     for i, p in zip(suspects, holm([findings[i].p_value or 0.0 for i in suspects]), strict=True):
         sure = p < config.alpha
@@ -95,6 +97,14 @@ def _judge(
         return finding
     p = paired_randomisation(old.rows, new.rows, old.statistic, samples=config.samples)
     return replace(finding, verdict=Verdict.IMPROVED if (change > 0) == higher else Verdict.REGRESSED, p_value=p)
+
+
+def _excused(finding: Finding, config: GateConfig) -> Finding:
+    """Return what to say of a finding if the two sides' models were trained on machines that round differently."""
+    changed = finding.verdict in (Verdict.REGRESSED, Verdict.IMPROVED)
+    if not changed or abs(finding.change or 0.0) > config.unlike_margin:
+        return finding
+    return replace(finding, verdict=Verdict.ADVISORY, reason="trained on another kind of machine")
 
 
 def _lost(key: CellKey, before: Cell, after: Cell) -> list[Finding]:

@@ -33,7 +33,7 @@ def damaged(test, share, seed=2):
 
 def write_side(
     folder, cells, test, task="toy", metrics=("bleu",), rates=None, fingerprint="machine", failures=None, suite="small",
-    gate=None,
+    gate=None, arithmetic=None,
 ):  # fmt: skip
     """Write a results folder.
 
@@ -62,5 +62,7 @@ def write_side(
         )  # fmt: skip
     write_records(folder / "records.csv", [replace(record, suite=suite) for record in records])
     environment = {"measurements": {task: {"fingerprint": fingerprint}}, "suite": {"gate": gate or {}}}
+    if arithmetic:
+        environment["machine"] = {"arithmetic": arithmetic}
     (folder / "environment.json").write_text(json.dumps(environment))
     return folder

@@ -63,6 +63,15 @@ def test_the_environment_is_json_and_its_fingerprint_tells_conditions_apart():
     assert one["fingerprint"] == machine.environment("cpu", "float32", 1)["fingerprint"]
 
 
+def test_its_arithmetic_is_told_by_what_rounds(monkeypatch):
+    one, two = machine.environment("cpu", "float32", 1), machine.environment("cpu", "float32", 2)
+    assert one["arithmetic"] == two["arithmetic"]  # times differ by threads, training has its own
+    assert one["arithmetic"] != machine.environment("cpu", "bfloat16", 1)["arithmetic"]
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "another")
+    assert one["arithmetic"] != machine.environment("cpu", "float32", 1)["arithmetic"]
+    assert one["fingerprint"] == machine.environment("cpu", "float32", 1)["fingerprint"]
+
+
 def test_the_device_is_chosen_by_itself_or_checked(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert machine.resolve_device(None) == machine.resolve_device("auto") == "cpu"

@@ -20,8 +20,9 @@ def judged(tmp_path):
     def judge(before, after, **options):
         shared = {key: options.pop(key) for key in ("metrics", "gate") if key in options}
         test = options.pop("candidate_test", TEST)
-        baseline = write_side(tmp_path / "baseline", before, TEST, **shared)
-        candidate = write_side(tmp_path / "candidate", after, test, **shared, **options)
+        here, there = options.pop("arithmetic", (None, None))
+        baseline = write_side(tmp_path / "baseline", before, TEST, **shared, arithmetic=here)
+        candidate = write_side(tmp_path / "candidate", after, test, **shared, **options, arithmetic=there)
         findings = compare(baseline, candidate)
         return {(f.key[1], f.metric): f for f in findings}, exit_code(findings)
 
@@ -48,6 +49,23 @@ def test_a_dropped_last_word_is_a_regression_of_that_cell_alone(judged):
 def test_better_is_no_alarm(judged):
     findings, code = judged({"a": damaged(TEST, 0.3)}, {"a": GOOD_OUTPUTS})
     assert (findings["a", "bleu"].verdict, code) == (Verdict.IMPROVED, GOOD)
+
+
+@pytest.mark.parametrize(
+    ("arithmetic", "share", "verdict", "expected"),
+    [
+        (("avx2", "avx2"), 0.1, Verdict.REGRESSED, REGRESSION),
+        (("avx2", "avx512"), 0.1, Verdict.ADVISORY, GOOD),
+        (("avx2", "avx512"), 0.9, Verdict.REGRESSED, REGRESSION),  # more than other rounding does
+        ((None, "avx512"), 0.1, Verdict.REGRESSED, REGRESSION),  # nobody said that it differs
+    ],
+)
+def test_models_from_another_kind_of_machine_may_differ_by_more(judged, arithmetic, share, verdict, expected):
+    before = {"a": damaged(TEST, 0.01), "same": GOOD_OUTPUTS}
+    findings, code = judged(before, {"a": damaged(TEST, share), "same": GOOD_OUTPUTS}, arithmetic=arithmetic)
+    assert (findings["a", "bleu"].verdict, code) == (verdict, expected)
+    assert ("another kind of machine" in findings["a", "bleu"].reason) == (verdict is Verdict.ADVISORY)
+    assert findings["same", "bleu"].verdict is Verdict.OK
 
 
 def test_a_rate_of_errors_gets_worse_upwards(judged):
