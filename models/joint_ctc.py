@@ -6,9 +6,9 @@ from torch import Tensor, nn
 
 from models.alignment import ctc_loss
 from models.encoder import Encoded
-from models.interface import BOS, EOS, MASK, PAD, PLH, UNK, Batch
+from models.interface import BOS, EOS, MASK, PAD, PLH, UNK, Batch, DataSpec, Losses
 from models.output import OutputLayer
-from models.upsampling import Upsampler
+from models.upsampling import Upsampler, frames_per_position
 
 
 class CTCHead(nn.Module):
@@ -26,3 +26,24 @@ class CTCHead(nn.Module):
         frames = source.lengths * self.upsample.factor
         total, _, feasible = ctc_loss(self.output, self.upsample(source.states), frames, batch.tgt, batch.tgt_len)
         return total, int((~feasible).sum())
+
+
+def ctc_head(
+    ctc_weight: float, embedding: Tensor, max_positions: int, data: DataSpec, upsampling: int | None = None
+) -> CTCHead | None:
+    """Return the CTC output on an encoder of up to `max_positions` positions, or None if it has no weight.
+
+    upsampling: frames per position; by default what `frames_per_position` says.
+    """
+    if not ctc_weight:
+        return None
+    return CTCHead(embedding, frames_per_position(upsampling, data), max_positions, data.max_target_length)
+
+
+def with_ctc(losses: Losses, head: CTCHead, ctc_weight: float, source: Encoded, batch: Batch) -> Losses:
+    """Return the losses of a decoder weighed with the CTC loss per target token."""
+    total, infeasible = head.loss(source, batch)
+    total = total / max(losses.num_tokens, 1)
+    parts = {**losses.parts, "ctc": total.detach()}
+    mixed = (1 - ctc_weight) * losses.total + ctc_weight * total
+    return Losses(mixed, losses.num_tokens, parts, {"infeasible": infeasible})

@@ -32,10 +32,9 @@ from models.decoding.noise import draw_seeds, uniform_noise
 from models.decoding.refinement import Canvas, MaskedDecoder, MaskFiller, lowest, masked_canvas, refine_until_done
 from models.fixed_length import LengthSettings
 from models.interface import MASK, PAD, Batch, DataSpec, Decoded, Family, Losses, Options
-from models.joint_ctc import CTCHead
+from models.joint_ctc import ctc_head, with_ctc
 from models.layers import BackboneConfig, padding_mask
 from models.length import CanvasModel, best_candidates
-from models.upsampling import frames_per_position
 
 
 class Config(BackboneConfig):
@@ -96,11 +95,8 @@ class MaskPredict(CanvasModel):
         self.length_loss_weight = config.length_loss_weight
         self.canvases = config.canvases
         self.ctc_weight = config.ctc_weight
-        self.ctc = None
-        if config.ctc_weight:
-            factor = frames_per_position(config.upsampling, data)
-            weight = self.embedding.tokens.weight
-            self.ctc = CTCHead(weight, factor, self.encoder.max_length, data.max_target_length)
+        weight = self.embedding.tokens.weight
+        self.ctc = ctc_head(config.ctc_weight, weight, self.encoder.max_length, data, config.upsampling)
 
     def loss(self, batch: Batch, rng: torch.Generator) -> Losses:
         """Smoothed cross-entropy of masked tokens plus that of lengths, divided by the masked tokens of the batch.
@@ -119,12 +115,8 @@ class MaskPredict(CanvasModel):
         total = tokens + self.length_loss_weight * lengths
         parts = {"cross_entropy": plain, "length": lengths.detach()}
         num_tokens = int(batch.tgt_len.sum())
-        if self.ctc is None:
-            return Losses(total, num_tokens, parts)
-        ctc, infeasible = self.ctc.loss(source, batch)
-        ctc = ctc / max(num_tokens, 1)
-        total = (1 - self.ctc_weight) * total + self.ctc_weight * ctc
-        return Losses(total, num_tokens, {**parts, "ctc": ctc.detach()}, {"infeasible": infeasible})
+        losses = Losses(total, num_tokens, parts)
+        return losses if self.ctc is None else with_ctc(losses, self.ctc, self.ctc_weight, source, batch)
 
     def decode(self, src: Tensor, src_len: Tensor, settings: Settings) -> Decoded:
         """Decode in exactly `iterations` passes, or from CTC in as many at the most.

@@ -31,7 +31,6 @@ from models.decoding.settings import AutoregressiveSettings, search
 from models.dropout import Dropout
 from models.encoder import Encoded, convolution_width, memory_mask
 from models.frontend import make_frontend
-from models.hybrid import ctc_head, with_ctc
 from models.interface import (
     BLANK,
     BOS,
@@ -48,6 +47,7 @@ from models.interface import (
     Model,
     Options,
 )
+from models.joint_ctc import ctc_head, with_ctc
 from models.layers import Embedding, Stack, centred, padding_mask
 from models.output import OutputLayer
 from models.recurrent import (

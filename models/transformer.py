@@ -22,7 +22,6 @@ from models.decoding.noise import row_seeds
 from models.decoding.settings import AutoregressiveSettings, search
 from models.decoding.speculative import Sampler, drafter_from, speculative
 from models.encoder import Encoded, source_encoder
-from models.hybrid import ctc_head, with_ctc
 from models.interface import (
     BLANK,
     BOS,
@@ -40,6 +39,7 @@ from models.interface import (
     Options,
     Role,
 )
+from models.joint_ctc import ctc_head, with_ctc
 from models.layers import BackboneConfig, Embedding, Stack, padding_mask
 from models.output import OutputLayer
 from models.peers.peer import MODULES, PACKAGES, Engine, Peer, Request, make_peer
