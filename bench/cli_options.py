@@ -20,7 +20,8 @@ PIPE_WIDTH = 160
 SuiteArgument = Annotated[Path, typer.Argument(help="Suite file (YAML).")]
 ResultsArgument = Annotated[list[Path], typer.Argument(help="Results folders of suites.", metavar="FOLDER...")]
 Only = Annotated[
-    str | None, typer.Option(help="Only these systems: NAME,NAME (their teachers are trained, not measured).")
+    list[str] | None,
+    typer.Option(help="Only these systems: NAME,NAME (their teachers are trained, not measured). May be repeated."),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda; auto takes CUDA where there is one.")]
 Dtype = Annotated[str, typer.Option(help="auto, float32 or (on CUDA) bfloat16; auto takes bfloat16 on CUDA.")]
@@ -38,12 +39,12 @@ def make_console() -> Console:
     return Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
 
 
-def names_of(only: str | None) -> list[str] | None:
-    """Return the systems that `--only` names; None if it was not given."""
-    return None if only is None else [name.strip() for name in only.split(",") if name.strip()]
+def names_of(only: list[str] | None) -> list[str] | None:
+    """Return the systems that `--only` names, once or several times; None if it was not given."""
+    return [name.strip() for part in only for name in part.split(",") if name.strip()] if only else None
 
 
-def load_graph(path: Path, only: str | None, device: str, dtype: str, overrides: list[str] | None) -> Graph:
+def load_graph(path: Path, only: list[str] | None, device: str, dtype: str, overrides: list[str] | None) -> Graph:
     """Load a suite and return its steps.
 
     Raises:

@@ -7,7 +7,10 @@ with. Lengths count neither bos nor eos, which the canvas does not hold.
 
 With `ctc_weight` the encoder has a CTC output beside (Mask-CTC, Higuchi et al. 2020), and `start: ctc` goes on from
 what that gives: tokens of less confidence than a threshold are masked and filled, an equal share in each pass, surest
-first; those that stay are not touched again, and the number of tokens is that of CTC.
+first; those that stay are not touched again, and the number of tokens is that of CTC. `start: ctc_beam` fills nothing:
+of the outputs of a prefix beam search it takes the one that CTC and the decoder together find most probable, the
+decoder by its pseudo-log-likelihood (Salazar et al. 2020), for which several tokens are masked at a time. So the number
+of tokens may change.
 
 Deviations from the paper: pre-norm by default, no dropout on attention weights.
 From its published code: n includes |y|, so that the canvas that decoding starts from is trained; before a late pass
@@ -29,6 +32,8 @@ from torch import Tensor
 from models.decoding.committing import Committing
 from models.decoding.ctc_canvas import ctc_canvas
 from models.decoding.noise import draw_seeds, uniform_noise
+from models.decoding.prefix_beam import prefix_beam_search
+from models.decoding.pseudo_likelihood import pseudo_log_likelihood
 from models.decoding.refinement import Canvas, MaskedDecoder, MaskFiller, lowest, masked_canvas, refine_until_done
 from models.fixed_length import LengthSettings
 from models.interface import MASK, PAD, Batch, DataSpec, Decoded, Family, Losses, Options
@@ -64,25 +69,42 @@ class Settings(LengthSettings):
     """Passes T of the decoder, the first included."""
     length_beam: int = Field(1, ge=1)
     """Most probable lengths decoded side by side; the highest mean log-probability per token wins."""
-    start: Literal["length", "ctc"] = "length"
-    """Begin with a canvas of predicted length that is all masked, or with the output of CTC (Mask-CTC)."""
+    start: Literal["length", "ctc", "ctc_beam"] = "length"
+    """Begin with a canvas of predicted length that is all masked, with the output of CTC (Mask-CTC), or with several
+    outputs of CTC, of which one is chosen."""
     confidence: float = Field(0.999, gt=0, le=1)
     """With `start: ctc`, tokens of CTC of less probability are masked."""
+    beam: int = Field(10, ge=2)
+    """With `start: ctc_beam`, outputs of CTC to choose from: the beam of a prefix beam search."""
+    ctc_weight: float = Field(0.3, gt=0, lt=1)
+    """With `start: ctc_beam`, share of CTC in the choice; the decoder has the rest."""
+    maskings: int = Field(8, ge=1)
+    """With `start: ctc_beam`, canvases in which the decoder judges each output; of n each hides every n-th token."""
 
     @model_validator(mode="after")
     def _every_value_counts(self) -> Self:
-        if self.start == "ctc" and self.length_beam > 1:
-            raise ValueError(f"length_beam {self.length_beam} has no effect with start: ctc, which predicts no length")
-        if self.start == "ctc" and self.fixed:
-            raise ValueError("output_length source has no meaning with start: ctc, whose passes depend on what is sure")
-        if self.start != "ctc" and "confidence" in self.departures():
-            raise ValueError("confidence has no effect without start: ctc")
+        if self.start != "length" and self.length_beam > 1:
+            raise ValueError(
+                f"length_beam {self.length_beam} has no effect with start: {self.start}, which predicts no length"
+            )
+        if self.start != "length" and self.fixed:
+            raise ValueError(f"output_length source has no meaning with start: {self.start}, which has CTC's lengths")
+        used = {
+            "iterations": ("length", "ctc"),
+            "confidence": ("ctc",),
+            "beam": ("ctc_beam",),
+            "ctc_weight": ("ctc_beam",),
+            "maskings": ("ctc_beam",),
+        }
+        for name, starts in used.items():
+            if self.start not in starts and name in self.departures():
+                raise ValueError(f"{name} has no effect without start: {' or '.join(starts)}")
         return self
 
     def misfit(self, config: Options) -> str | None:
         """Return why a model of `config` cannot start from CTC, if it cannot."""
-        if self.start == "ctc" and not getattr(config, "ctc_weight", 0):
-            return "start: ctc needs a model that is trained with ctc_weight above 0"
+        if self.start != "length" and not getattr(config, "ctc_weight", 0):
+            return f"start: {self.start} needs a model that is trained with ctc_weight above 0"
         return None
 
 
@@ -119,12 +141,15 @@ class MaskPredict(CanvasModel):
         return losses if self.ctc is None else with_ctc(losses, self.ctc, self.ctc_weight, source, batch)
 
     def decode(self, src: Tensor, src_len: Tensor, settings: Settings) -> Decoded:
-        """Decode in exactly `iterations` passes, or from CTC in as many at the most.
+        """Decode in exactly `iterations` passes, from CTC in as many at the most, or from its beam in one.
 
-        Scores are mean log-probabilities per token, without the length's.
+        Scores are mean log-probabilities per token, without the length's; from CTC's beam they are what it was chosen
+        by: of log-probability and pseudo-log-likelihood each its share.
         """
         if settings.start == "ctc":
             return self._from_ctc(src, src_len, settings)
+        if settings.start == "ctc_beam":
+            return self._from_beam(src, src_len, settings)
         memory, length_log_probs = self.encode(src, src_len)
         lengths = self.lengths.chosen(length_log_probs, src_len, settings, settings.length_beam)  # [b, c]
         network = MaskedDecoder(self.decoder, self.output, memory, lengths.shape[1])
@@ -149,6 +174,23 @@ class MaskPredict(CanvasModel):
             iterations[rows] = taken
             canvas = canvas.replaced(rows, filled)
         return best_candidates(canvas.tokens, canvas.lengths, canvas.scores, iterations, 1)
+
+    def _from_beam(self, src: Tensor, src_len: Tensor, settings: Settings) -> Decoded:
+        """Choose among the outputs of CTC's prefix beam search."""
+        assert self.ctc is not None, "suites refuse settings that do not fit the config"
+        source = self.encoder(src, src_len)
+        log_probs = self.ctc.output(self.ctc.upsample(source.states)).log_softmax(-1)
+        frames = source.lengths * self.ctc.upsample.factor
+        tokens, lengths, scores = prefix_beam_search(log_probs, frames, settings.beam)
+        most = self.ctc.max_target_length
+        tokens, lengths = tokens[:, :, :most], lengths.clamp(max=most)  # [b, k, t], [b, k]
+        memory = self.decoder.remember(source)
+        outputs = (tokens.flatten(0, 1), lengths.flatten())
+        judged = pseudo_log_likelihood(self.decoder, self.output, memory, *outputs, settings.maskings)
+        scores = settings.ctc_weight * scores + (1 - settings.ctc_weight) * judged.view(scores.shape)
+        best, winner = scores.max(1)
+        rows = torch.arange(len(winner), device=winner.device)
+        return Decoded(tokens[rows, winner], lengths[rows, winner], best, torch.ones_like(winner))
 
 
 def roll_in(tgt_len: Tensor, width: int, seeds: Tensor) -> Tensor:

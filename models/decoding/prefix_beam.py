@@ -65,7 +65,9 @@ def decode_frames(
         tokens, lengths = collapse(alignment, frames)
     else:
         log_probs = output(hidden).log_softmax(-1)  # [b, f, v]
-        tokens, lengths, scores = prefix_beam_search(log_probs, frames, beam, fusion)
+        held, counts, totals = prefix_beam_search(log_probs, frames, beam, fusion)
+        lengths, scores = counts[:, 0], totals[:, 0]
+        tokens = held[:, 0, : int(lengths.max()) if len(lengths) else 0]
     lengths = lengths.clamp(max=max_length)
     return Decoded(tokens[:, :max_length], lengths, scores, lengths.new_ones(lengths.shape))
 
@@ -76,7 +78,7 @@ def prefix_beam_search(
     """Prefix beam search (Hannun et al. 2014; Graves 2012), batched.
 
     A prefix's probability sums over its alignments; hypotheses that become equal are merged. With a beam that holds
-    all prefixes the result is the most probable collapsed string, or the best one by that and the language model.
+    all prefixes the first is the most probable collapsed string, or the best one by that and the language model.
 
     Args:
         log_probs: [b, f, v] float32.
@@ -85,8 +87,9 @@ def prefix_beam_search(
         fusion: a language model, which ranks prefixes beside CTC and in the end judges whether a text may end.
 
     Returns:
-        Best tokens [b, t] padded with PAD, their numbers [b], and log p(tokens | source) of the search, what the
-        language model adds included, [b] float32.
+        The prefixes held in the end, best first: tokens [b, beam, t] padded with PAD, their numbers [b, beam], and
+        log p(tokens | source) of the search, what the language model adds included, [b, beam] float32. Where there are
+        fewer, empty ones of minus infinity take the places.
     """
     b, f, v = log_probs.shape
     beam = max(beam, 1)
@@ -102,11 +105,12 @@ def prefix_beam_search(
     score = prefixes.total
     if fusion is not None:
         score = score + prefixes.prior + fusion.of_next(prefixes.context)[:, :, EOS]
-    best, winner = score.max(1)
-    rows = torch.arange(b, device=log_probs.device)
-    lengths = prefixes.length[rows, winner]
+    score, order = score.sort(dim=1, descending=True, stable=True)
+    lengths = prefixes.length.gather(1, order).masked_fill(score == float("-inf"), 0)
     longest = int(lengths.max()) if b else 0
-    return prefixes.tokens[rows, winner, :longest], lengths, best
+    tokens = prefixes.tokens[:, :, :longest].gather(1, order[:, :, None].expand(-1, -1, longest))
+    real = padding_mask(lengths.flatten(), longest).view(tokens.shape)
+    return tokens.masked_fill(~real, PAD), lengths, score
 
 
 @dataclass(frozen=True)

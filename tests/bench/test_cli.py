@@ -167,6 +167,8 @@ def test_only_some_systems(made_up, capsys):
     assert run(made_up, "--only", "nat") == 0
     assert {r.system for r in read_records(made_up.parent / "out" / "records.csv")} == {"nat"}
     assert "distill base" in capsys.readouterr().err
+    assert run(made_up, "--only", "nat", "--only", "base") == 0
+    assert {r.system for r in read_records(made_up.parent / "out" / "records.csv")} == {"nat", "base"}
     assert run(made_up, "--only", "nta") == 3
     assert "did you mean 'nat'" in capsys.readouterr().err
 

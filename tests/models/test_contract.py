@@ -247,6 +247,7 @@ def test_work_for_outputs_of_fixed_length_does_not_depend_on_the_weights(name, l
         ("ctc", {"beam": 3}, "needs beam 1"),
         ("glat_ctc", {"beam": 3}, "needs beam 1"),
         ("mask_predict", {"start": "ctc"}, "no meaning with start: ctc"),
+        ("mask_predict", {"start": "ctc_beam"}, "no meaning with start: ctc_beam"),
         ("masked_diffusion", {"threshold": 0.5}, "no meaning with threshold"),
         ("levenshtein", {"penalty": 1.0}, "penalty has no effect"),
         ("insertion", {"eos_penalty": 1.0}, "eos_penalty has no effect"),

@@ -1,4 +1,4 @@
-"""Mask-CTC (Higuchi et al. 2020): what CTC is sure of stays, the rest is filled, the surest first."""
+"""Mask-CTC (Higuchi et al. 2020): what CTC is sure of stays, the rest is filled; and the best of CTC's beam."""
 
 import math
 
@@ -7,8 +7,10 @@ import torch
 
 from bench.batching import collate, pad_sources
 from bench.decoding import decode_batch
+from models.decoding import pseudo_likelihood
 from models.decoding.committing import Committing
 from models.decoding.ctc_canvas import surest_frames
+from models.decoding.prefix_beam import prefix_beam_search
 from models.decoding.refinement import Canvas, refine_until_done
 from models.interface import BLANK, MASK, NUM_SPECIAL, PAD
 from models.mask_predict import Config, Settings
@@ -135,14 +137,107 @@ def test_pairs_that_ctc_cannot_align_are_counted():
 
 def test_empty_sources_decode():
     model = model_of("text")
-    assert decode_batch(model, [[], [A]], Settings(start="ctc"), "float32")[0].tokens == []
+    for start in ("ctc", "ctc_beam"):
+        assert decode_batch(model, [[], [A]], Settings(start=start), "float32")[0].tokens == []
 
 
 def test_settings_that_do_not_fit():
     assert "ctc_weight" in Settings(start="ctc").misfit(Config())
     assert Settings(start="ctc").misfit(Config(ctc_weight=0.3)) is None
     assert Settings().misfit(Config()) is None
+    assert "start: ctc_beam needs" in Settings(start="ctc_beam").misfit(Config())
+    assert Settings(start="ctc_beam").misfit(Config(ctc_weight=0.3)) is None
     with pytest.raises(ValueError, match="confidence has no effect"):
         Settings(confidence=0.9)
     with pytest.raises(ValueError, match="length_beam 5 has no effect"):
         Settings(start="ctc", length_beam=5)
+    with pytest.raises(ValueError, match="length_beam 5 has no effect with start: ctc_beam"):
+        Settings(start="ctc_beam", length_beam=5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"beam": 5}, "beam has no effect without start: ctc_beam"),
+        ({"start": "ctc", "ctc_weight": 0.5}, "ctc_weight has no effect without start: ctc_beam"),
+        ({"start": "ctc_beam", "iterations": 3}, "iterations has no effect without start: length or ctc"),
+        ({"start": "ctc_beam", "confidence": 0.5}, "confidence has no effect without start: ctc"),
+    ],
+    ids=str,
+)
+def test_settings_of_another_start_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        Settings(**options)
+
+
+# The best of CTC's beam
+
+
+def judged(model, source, output, maskings):
+    """Pseudo-log-likelihood of one output, token by token; with it each `maskings`-th of the others is hidden."""
+    src, src_len = pad_sources([source])
+    memory = model.decoder.remember(model.encoder(src, src_len))
+    total = 0.0
+    for i, token in enumerate(output):
+        canvas = torch.tensor([[MASK if (i - j) % maskings == 0 else other for j, other in enumerate(output)]])
+        states = model.decoder(canvas, torch.tensor([len(output)]), memory)[0, i]
+        total += model.output(states).log_softmax(-1)[token].item()
+    return total
+
+
+@pytest.mark.parametrize("maskings", [1, 2, 5, 100])
+@pytest.mark.parametrize("at_a_time", [1, 100, 2**15])
+def test_outputs_are_judged_as_one_by_one(monkeypatch, at_a_time, maskings):
+    """Three sentences with two outputs each, of 0 to 6 tokens, however many positions fit at a time."""
+    monkeypatch.setattr(pseudo_likelihood, "MOST_POSITIONS", at_a_time)
+    model = model_of("speech", seed=2)
+    sources = [p.source for p in pairs(3, seed=2, modality="speech")]
+    outputs = [[A, B], [A, A, B, A, B, B], [], [B], [B, A, A], [A, B, A]]
+    tokens = torch.tensor([output + [PAD] * (6 - len(output)) for output in outputs])
+    lengths = torch.tensor([len(output) for output in outputs])
+    with torch.inference_mode():
+        memory = model.decoder.remember(model.encoder(*pad_sources(sources)))
+        together = pseudo_likelihood.pseudo_log_likelihood(
+            model.decoder, model.output, memory, tokens, lengths, maskings
+        )
+        expected = [judged(model, sources[i // 2], output, maskings) for i, output in enumerate(outputs)]
+    assert together.tolist() == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+@pytest.mark.parametrize("options", [{}, {"beam": 3, "ctc_weight": 0.6, "maskings": 3}], ids=str)
+def test_the_best_of_the_beam_is_that_by_both_in_any_batch(modality, options):
+    model, settings = model_of(modality, seed=1), Settings(start="ctc_beam", **options)
+    sources = [p.source for p in pairs(12, seed=1, modality=modality)]
+    together = decode_batch(model, sources, settings, "float32")
+    first = 0
+    for i, source in enumerate(sources):
+        with torch.inference_mode():
+            encoded = model.encoder(*pad_sources([source]))
+            log_probs = model.ctc.output(model.ctc.upsample(encoded.states)).log_softmax(-1)
+            tokens, lengths, scores = prefix_beam_search(log_probs, torch.tensor([log_probs.shape[1]]), settings.beam)
+            most = model.ctc.max_target_length
+            held = [row[:n][:most] for row, n in zip(tokens[0].tolist(), lengths[0].tolist(), strict=True)]
+            w = settings.ctc_weight
+            by_both = [
+                w * s + (1 - w) * judged(model, source, y, settings.maskings)
+                for y, s in zip(held, scores[0].tolist(), strict=True)
+            ]
+        best = max(range(len(held)), key=by_both.__getitem__)
+        first += best == 0
+        assert together[i].tokens == held[best]
+        assert together[i].score == pytest.approx(by_both[best], abs=1e-3)
+        if i % 4 == 0:
+            assert decode_batch(model, [source], settings, "float32")[0].tokens == held[best]
+    assert 0 < first < 12, "the test needs sentences where the decoder changes the choice, and others"
+
+
+def test_the_beam_is_judged_in_one_pass():
+    model = model_of("speech", seed=1)
+    calls = []
+    model.decoder.stack.register_forward_hook(lambda *_: calls.append(1))
+    src, src_len = pad_sources([p.source for p in pairs(4, modality="speech")])
+    with torch.inference_mode():
+        decoded = model.decode(src, src_len, Settings(start="ctc_beam"))
+    assert len(calls) == 1
+    assert decoded.iterations.tolist() == [1] * 4

@@ -77,8 +77,8 @@ def test_a_full_width_beam_finds_the_best_text_by_both(seed, weight, bonus):
             return math.log(table[text]) + weight * language + bonus * len(text)
 
         best = max(table, key=by_both)
-        assert oracle.small(tokens[row, : lengths[row]].tolist()) == list(best)
-        assert scores[row].item() == pytest.approx(by_both(best), abs=1e-4)
+        assert oracle.small(tokens[row, 0, : lengths[row, 0]].tolist()) == list(best)
+        assert scores[row, 0].item() == pytest.approx(by_both(best), abs=1e-4)
 
 
 def test_hardly_any_weight_is_hardly_a_language_model():
@@ -98,4 +98,4 @@ def test_fused_search_does_not_depend_on_the_batch():
     tokens, lengths, _ = prefix_beam_search(log_probs, frames, 3, fusion)
     for i in range(4):
         alone, n, _ = prefix_beam_search(log_probs[i : i + 1, : frames[i]], frames[i : i + 1], 3, fusion)
-        assert alone[0, : n[0]].tolist() == tokens[i, : lengths[i]].tolist()
+        assert alone[0, 0, : n[0, 0]].tolist() == tokens[i, 0, : lengths[i, 0]].tolist()

@@ -22,9 +22,12 @@ def test_prefix_beam_with_full_width_equals_exhaustive_search(seed):
     tokens, lengths, scores = prefix_beam_search(log_probs, frames, beam=64)  # more than all 2^6-1 strings
     for i in range(2):
         table = oracle.string_probabilities(log_probs[i, : frames[i]][:, [BLANK, A, B]].tolist())
-        best = max(table, key=table.get)
-        assert tuple(small(tokens[i, : lengths[i]].tolist())) == best
-        assert scores[i].item() == pytest.approx(math.log(table[best]), abs=1e-4)
+        ranking = sorted(table, key=table.get, reverse=True)
+        held = [tuple(small(tokens[i, k, : lengths[i, k]].tolist())) for k in range(len(ranking))]
+        assert held == ranking
+        assert scores[i, : len(ranking)].tolist() == pytest.approx([math.log(table[s]) for s in ranking], abs=1e-4)
+        assert scores[i, len(ranking) :].tolist() == [float("-inf")] * (64 - len(ranking))
+        assert not lengths[i, len(ranking) :].any()
 
 
 def test_prefix_beam_sums_alignments_where_greedy_does_not():
@@ -32,8 +35,8 @@ def test_prefix_beam_sums_alignments_where_greedy_does_not():
     log_probs = torch.full((1, 2, NUM_SPECIAL + 1), float("-inf"))
     log_probs[:, :, BLANK], log_probs[:, :, A] = math.log(0.6), math.log(0.4)
     tokens, lengths, scores = prefix_beam_search(log_probs, torch.tensor([2]), beam=2)
-    assert tokens[0, : lengths[0]].tolist() == [A]
-    assert scores.exp().item() == pytest.approx(0.64)
+    assert tokens[0, 0, : lengths[0, 0]].tolist() == [A]
+    assert scores[0].exp().tolist() == pytest.approx([0.64, 0.36])
 
 
 def test_prefix_beam_does_not_depend_on_the_batch():
@@ -43,7 +46,9 @@ def test_prefix_beam_does_not_depend_on_the_batch():
     tokens, lengths, _ = prefix_beam_search(log_probs, frames, beam=3)
     for i in range(4):
         alone, n, _ = prefix_beam_search(log_probs[i : i + 1, : frames[i]], frames[i : i + 1], beam=3)
-        assert alone[0, : n[0]].tolist() == tokens[i, : lengths[i]].tolist()
+        assert n.tolist() == [lengths[i].tolist()]
+        for k in range(3):
+            assert alone[0, k, : n[0, k]].tolist() == tokens[i, k, : lengths[i, k]].tolist()
 
 
 def test_prefix_beam_merges_into_a_held_prefix_whatever_the_rank_of_its_symbol():
@@ -55,5 +60,5 @@ def test_prefix_beam_merges_into_a_held_prefix_whatever_the_rank_of_its_symbol()
     for symbol, probability in {B: 0.20, C: 0.19, C + 1: 0.19, A: 0.18, BLANK: 0.24}.items():
         log_probs[0, 1, symbol] = math.log(probability)
     tokens, lengths, scores = prefix_beam_search(log_probs, torch.tensor([2]), beam=2)
-    assert tokens[0, : lengths[0]].tolist() == [A]
-    assert scores.exp().item() == pytest.approx(0.312)
+    assert tokens[0, 0, : lengths[0, 0]].tolist() == [A]
+    assert scores[0, 0].exp().item() == pytest.approx(0.312)
