@@ -6,6 +6,7 @@ ARGS ?=
 BASELINE ?= results/$(basename $(notdir $(SUITE)))
 CANDIDATE ?= build/gate/$(basename $(notdir $(SUITE)))
 AGAINST ?=
+IDENTICAL ?=
 RESULTS ?= $(patsubst %/records.csv,%,$(wildcard results/*/records.csv))
 
 BIN := .venv/bin
@@ -21,6 +22,7 @@ help:  ## Show this list
 	  'SUITE=$(SUITE)' 'the suite that bench and gate run' \
 	  'AGAINST=' 'gate: a commit to be timed against, such as HEAD^; no times if not given' \
 	  'BASELINE=$(BASELINE)' 'gate: the results whose quality is the measure' \
+	  'IDENTICAL=' 'gate: 1 if no output was to change; any that does is a regression then' \
 	  'ARGS=' 'more arguments for bench run, plot, table, report, gate or pytest' \
 	  'RESULTS=' 'the folders that plots, table and report read; all of results/ if not given' \
 	  'PYTHON=$(PYTHON)' 'the interpreter (3.11 to 3.13) that .venv is made with'
@@ -46,7 +48,7 @@ gate: $(READY)  ## Run a suite anew and say whether anything has become worse: o
 	rm -f $(CANDIDATE)/records.csv
 	$(BIN)/python -m bench run $(SUITE) --set measure.speed=null --out $(CANDIDATE) $(ARGS) || test $$? = 2
 	$(BIN)/python -m bench gate --baseline $(BASELINE) --candidate $(CANDIDATE) \
-	  $(if $(AGAINST),--against $(AGAINST) --suite $(SUITE),--quality-only) \
+	  $(if $(AGAINST),--against $(AGAINST) --suite $(SUITE),--quality-only) $(if $(IDENTICAL),--identical) \
 	  --markdown $(CANDIDATE)/gate.md --junit $(CANDIDATE)/gate.xml $(ARGS)
 
 test: check  ## Lint, types and every test

@@ -94,6 +94,9 @@ def gate(
         Path | None, typer.Option(help="With --against: the suite to time, which must have been run.", metavar="FILE")
     ] = None,
     quality_only: Annotated[bool, typer.Option("--quality-only", help="Leave stored times out.")] = False,
+    identical: Annotated[
+        bool, typer.Option("--identical", help="Any output that differs is a regression: nothing was to change.")
+    ] = False,
     only: Only = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -109,6 +112,8 @@ def gate(
 
     if (baseline is None) != (candidate is None):
         raise UserError("--baseline and --candidate: name both folders, or neither with --against")
+    if identical and baseline is None:
+        raise UserError("--identical compares outputs: name --baseline and --candidate")
     if (against is None) != (suite is None):
         raise UserError("--against and --suite: name both, or neither")
     if baseline is None and against is None:
@@ -119,7 +124,7 @@ def gate(
     findings: list[Finding] = []
     if baseline is not None and candidate is not None:
         speed = against is None and not quality_only
-        findings += compare_folders(baseline, candidate, speed, names_of(only))
+        findings += compare_folders(baseline, candidate, speed, names_of(only), identical)
     notes: list[str] = []
     if against is not None and suite is not None:
         from bench.gate.against import time_against

@@ -40,7 +40,7 @@ class Checkout:
 
     def make(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         # Variables given to the `make` that runs these tests must not reach the one under test.
-        own = ("MAKE", "MFLAGS", "ARGS", "SUITE", "RESULTS", "PYTHON", "AGAINST", "BASELINE", "CANDIDATE")
+        own = ("MAKE", "MFLAGS", "ARGS", "SUITE", "RESULTS", "PYTHON", "AGAINST", "IDENTICAL", "BASELINE", "CANDIDATE")
         environment = {k: v for k, v in os.environ.items() if not k.startswith(own)}
         command = ["make", f"PYTHON={self.python}", *arguments]
         return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False)
@@ -123,6 +123,8 @@ def test_the_gate_runs_the_suite_and_then_judges(checkout: Checkout):
     judge = checkout.calls()[-1]
     assert "--candidate build/gate/quick --against HEAD^ --suite suites/quick.yaml" in judge
     assert judge.endswith("gate.xml --only ctc")
+    checkout.make("gate", "IDENTICAL=1")
+    assert "--quality-only --identical" in checkout.calls()[-1]
 
 
 @pytest.mark.parametrize(("code", "judged"), [(2, True), (3, False), (130, False)])

@@ -15,10 +15,16 @@ from bench.gate.verdicts import Finding
 from bench.sides import Side
 
 
-def compare(baseline: Path, candidate: Path, speed: bool = True, only: Collection[str] | None = None) -> list[Finding]:
+def compare(
+    baseline: Path,
+    candidate: Path,
+    speed: bool = True,
+    only: Collection[str] | None = None,
+    identical: bool = False,
+) -> list[Finding]:
     """Return what became of each cell of the baseline: its quality, then its speed unless that is not wanted.
 
-    only: systems to look at; None: all.
+    only: systems to look at; None: all. identical: any output that differs is a regression.
 
     The thresholds are those of the suite that the baseline was made with.
 
@@ -31,7 +37,9 @@ def compare(baseline: Path, candidate: Path, speed: bool = True, only: Collectio
         names = [", ".join(suite) for suite in suites]
         raise UserError(f"{baseline} holds results of suite {names[0]}, and {candidate} of {names[1]}")
     config = gate_config(before)
-    findings = compare_quality(before, after, config) + (compare_speed(before, after, config) if speed else [])
+    findings = compare_quality(before, after, config, identical) + (
+        compare_speed(before, after, config) if speed else []
+    )
     return [finding for finding in findings if only is None or finding.key[1] in only]
 
 

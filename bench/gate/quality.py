@@ -16,14 +16,17 @@ from bench.sides import CellKey, Sentence, Side
 from bench.stats import holm, paired_randomisation
 
 
-def compare_quality(baseline: Side, candidate: Side, config: GateConfig) -> list[Finding]:
-    """Return what became of the quality of every cell of the baseline, then the cells that it does not have."""
+def compare_quality(baseline: Side, candidate: Side, config: GateConfig, identical: bool = False) -> list[Finding]:
+    """Return what became of the quality of every cell of the baseline, then the cells that it does not have.
+
+    identical: an output that differs is a regression, be it better or worse.
+    """
     findings: list[Finding] = []
     unlike = None not in (baseline.arithmetic, candidate.arithmetic) and baseline.arithmetic != candidate.arithmetic
     for key, cell in baseline.cells.items():
         metrics = gated_metrics(baseline.tasks[key[0]], config)
         if any(cell.get(metric).value is not None for metric in metrics):
-            found = _compare(baseline, candidate, key, metrics, config)
+            found = _compare(baseline, candidate, key, metrics, config, identical)
             findings += [_excused(finding, config) for finding in found] if unlike else found
     suspects = [i for i, finding in enumerate(findings) if finding.p_value is not None]
     for i, p in zip(suspects, holm([findings[i].p_value or 0.0 for i in suspects]), strict=True):
@@ -32,8 +35,9 @@ def compare_quality(baseline: Side, candidate: Side, config: GateConfig) -> list
             findings[i],
             p_value=p,
             verdict=findings[i].verdict if sure else Verdict.OK,
-            reason="; ".join(filter(None, [findings[i].reason, "" if sure else "perhaps by chance"])),
         )
+        if not sure:
+            findings[i] = _noted(findings[i], "perhaps by chance")
     new = [key for key in candidate.cells if key not in baseline.cells]
     return findings + [Finding(key, "", Verdict.NEW) for key in new]
 
@@ -47,7 +51,7 @@ def gated_metrics(task: TaskResults, config: GateConfig) -> list[str]:
 
 
 def _compare(
-    baseline: Side, candidate: Side, key: CellKey, metrics: Sequence[str], config: GateConfig
+    baseline: Side, candidate: Side, key: CellKey, metrics: Sequence[str], config: GateConfig, identical: bool
 ) -> list[Finding]:
     """Compare a cell of the baseline; of what is worse or better by more than the margin, p is not adjusted yet."""
     name = metrics[0]
@@ -69,9 +73,15 @@ def _compare(
         _judge(key, metric, [before[each.id] for each in shared], [after[each.id] for each in shared], shared, config)
         for metric in metrics
     ]
+    changed = sum(before[each.id] != after[each.id] for each in shared)
+    if changed:
+        note = f"{changed} of {len(shared)} outputs differ"
+        findings = [_noted(f, note) for f in findings]
+        if identical:
+            findings = [replace(f, verdict=Verdict.REGRESSED, p_value=None) for f in findings]
     if len(shared) < len(before):
         share = f"over {len(shared)} of {len(before)} sentences"
-        findings = [replace(f, reason="; ".join(filter(None, [f.reason, share]))) for f in findings]
+        findings = [_noted(f, share) for f in findings]
     return findings + _lost(key, baseline.cells[key], there)
 
 
@@ -99,12 +109,17 @@ def _judge(
     return replace(finding, verdict=Verdict.IMPROVED if (change > 0) == higher else Verdict.REGRESSED, p_value=p)
 
 
+def _noted(finding: Finding, note: str) -> Finding:
+    """Return the finding with one more reason."""
+    return replace(finding, reason="; ".join(filter(None, [finding.reason, note])))
+
+
 def _excused(finding: Finding, config: GateConfig) -> Finding:
     """Return what to say of a finding if the two sides' models were trained on machines that round differently."""
     changed = finding.verdict in (Verdict.REGRESSED, Verdict.IMPROVED)
     if not changed or abs(finding.change or 0.0) > config.unlike_margin:
         return finding
-    return replace(finding, verdict=Verdict.ADVISORY, reason="trained on another kind of machine")
+    return _noted(replace(finding, verdict=Verdict.ADVISORY), "trained on another kind of machine")
 
 
 def _lost(key: CellKey, before: Cell, after: Cell) -> list[Finding]:

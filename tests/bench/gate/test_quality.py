@@ -21,9 +21,10 @@ def judged(tmp_path):
         shared = {key: options.pop(key) for key in ("metrics", "gate") if key in options}
         test = options.pop("candidate_test", TEST)
         here, there = options.pop("arithmetic", (None, None))
+        identical = options.pop("identical", False)
         baseline = write_side(tmp_path / "baseline", before, TEST, **shared, arithmetic=here)
         candidate = write_side(tmp_path / "candidate", after, test, **shared, **options, arithmetic=there)
-        findings = compare(baseline, candidate)
+        findings = compare(baseline, candidate, identical=identical)
         return {(f.key[1], f.metric): f for f in findings}, exit_code(findings)
 
     return judge
@@ -44,6 +45,26 @@ def test_a_dropped_last_word_is_a_regression_of_that_cell_alone(judged):
     assert findings["a", "bleu"].p_value < 0.01
     assert findings["a", "bleu"].change < -5
     assert findings["b", "bleu"].verdict is Verdict.OK
+
+
+@pytest.mark.parametrize("better", [False, True])
+@pytest.mark.parametrize(
+    ("options", "verdict", "expected"),
+    [
+        ({}, Verdict.OK, GOOD),
+        ({"identical": True}, Verdict.REGRESSED, REGRESSION),
+        ({"identical": True, "arithmetic": ("avx2", "avx512")}, Verdict.ADVISORY, GOOD),
+    ],
+    ids=str,
+)
+def test_where_nothing_was_to_change_one_other_output_is_a_regression(judged, better, options, verdict, expected):
+    """Too little to fall beyond the margin, and not even a fall."""
+    place = next(i for i, sentence in enumerate(TEST) if sentence.references[0] != GOOD_OUTPUTS[i])
+    after = [*GOOD_OUTPUTS]
+    after[place] = TEST[place].references[0] if better else f"{after[place]} more"
+    findings, code = judged({"a": GOOD_OUTPUTS, "b": GOOD_OUTPUTS}, {"a": after, "b": GOOD_OUTPUTS}, **options)
+    assert findings["a", "bleu"].reason.startswith("1 of 200 outputs differ")
+    assert (findings["a", "bleu"].verdict, findings["b", "bleu"].verdict, code) == (verdict, Verdict.OK, expected)
 
 
 def test_better_is_no_alarm(judged):

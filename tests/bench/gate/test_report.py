@@ -66,6 +66,7 @@ def test_the_verb_refuses_what_is_not_there(tmp_path, capsys):
     ("arguments", "complaint"),
     [
         ([], "nothing to compare"),
+        (["--identical", "--against", "HEAD", "--suite", "a.yaml"], "--identical compares outputs"),
         (["--baseline", "a"], "name both folders"),
         (["--against", "HEAD"], "--against and --suite: name both"),
         (["--suite", "a.yaml"], "--against and --suite: name both"),
