@@ -48,7 +48,7 @@ gate: $(READY)  ## Run a suite anew and say whether anything has become worse: o
 	rm -f $(CANDIDATE)/records.csv
 	$(BIN)/python -m bench run $(SUITE) --set measure.speed=null --out $(CANDIDATE) $(ARGS) || test $$? = 2
 	$(BIN)/python -m bench gate --baseline $(BASELINE) --candidate $(CANDIDATE) \
-	  $(if $(AGAINST),--against $(AGAINST) --suite $(SUITE),--quality-only) $(if $(IDENTICAL),--identical) \
+	  $(if $(AGAINST),--against $(AGAINST) --suite $(SUITE),--quality-only) $(if $(filter-out 0,$(IDENTICAL)),--identical) \
 	  --markdown $(CANDIDATE)/gate.md --junit $(CANDIDATE)/gate.xml $(ARGS)
 
 test: check  ## Lint, types and every test

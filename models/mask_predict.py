@@ -10,7 +10,7 @@ what that gives: tokens of less confidence than a threshold are masked and fille
 first; those that stay are not touched again, and the number of tokens is that of CTC. `start: ctc_beam` fills nothing:
 of the outputs of a prefix beam search it takes the one that CTC and the decoder together find most probable, the
 decoder by its pseudo-log-likelihood (Salazar et al. 2020), for which several tokens are masked at a time. So the number
-of tokens may change.
+of tokens may change. That is one pass, of beam x maskings canvases for each source.
 
 Deviations from the paper: pre-norm by default, no dropout on attention weights.
 From its published code: n includes |y|, so that the canvas that decoding starts from is trained; before a late pass
@@ -76,8 +76,8 @@ class Settings(LengthSettings):
     """With `start: ctc`, tokens of CTC of less probability are masked."""
     beam: int = Field(10, ge=2)
     """With `start: ctc_beam`, outputs of CTC to choose from: the beam of a prefix beam search."""
-    ctc_weight: float = Field(0.3, gt=0, lt=1)
-    """With `start: ctc_beam`, share of CTC in the choice; the decoder has the rest."""
+    ctc_weight: float = Field(0.3, gt=0, le=1)
+    """With `start: ctc_beam`, share of CTC in the choice; the decoder has the rest, and with 1 no say."""
     maskings: int = Field(8, ge=1)
     """With `start: ctc_beam`, canvases in which the decoder judges each output; of n each hides every n-th token."""
 
@@ -99,6 +99,8 @@ class Settings(LengthSettings):
         for name, starts in used.items():
             if self.start not in starts and name in self.departures():
                 raise ValueError(f"{name} has no effect without start: {' or '.join(starts)}")
+        if self.ctc_weight == 1 and "maskings" in self.departures():
+            raise ValueError("maskings has no effect with ctc_weight 1, which leaves the decoder out")
         return self
 
     def misfit(self, config: Options) -> str | None:
@@ -184,13 +186,14 @@ class MaskPredict(CanvasModel):
         tokens, lengths, scores = prefix_beam_search(log_probs, frames, settings.beam)
         most = self.ctc.max_target_length
         tokens, lengths = tokens[:, :, :most], lengths.clamp(max=most)  # [b, k, t], [b, k]
-        memory = self.decoder.remember(source)
-        outputs = (tokens.flatten(0, 1), lengths.flatten())
-        judged = pseudo_log_likelihood(self.decoder, self.output, memory, *outputs, settings.maskings)
-        scores = settings.ctc_weight * scores + (1 - settings.ctc_weight) * judged.view(scores.shape)
+        asked = settings.ctc_weight < 1
+        if asked:
+            memory, outputs = self.decoder.remember(source), (tokens.flatten(0, 1), lengths.flatten())
+            judged = pseudo_log_likelihood(self.decoder, self.output, memory, *outputs, settings.maskings)
+            scores = settings.ctc_weight * scores + (1 - settings.ctc_weight) * judged.view(scores.shape)
         best, winner = scores.max(1)
         rows = torch.arange(len(winner), device=winner.device)
-        return Decoded(tokens[rows, winner], lengths[rows, winner], best, torch.ones_like(winner))
+        return Decoded(tokens[rows, winner], lengths[rows, winner], best, torch.full_like(winner, int(asked)))
 
 
 def roll_in(tgt_len: Tensor, width: int, seeds: Tensor) -> Tensor:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -30,7 +29,7 @@ from bench.records import Record, read_records
 ROOT = Path(__file__).parent.parent
 CLAIMS = Path(__file__).with_suffix(".yaml")
 FIELD = re.compile(r"\{([^{}]+)\}")
-NUMBER = re.compile(r"\b\d[\d,]*(?:\.\d+)?\b")
+NUMBER = re.compile(r"(?<![\w.-])-?\d+(?:,\d{3})*(?:\.\d+)?")
 FORMATS = {"speedup": ".2f", "tokens_per_second": ".0f", "exact_match": ".0f", "mixed_mode_rate": ".0f"}
 """Formats of metrics, if not one decimal."""
 
@@ -56,6 +55,7 @@ class Source:
     def __init__(self, group: dict[str, Any]) -> None:
         folder = ROOT / "results" / group["results"]
         self.records = [r for r in read_records(folder / "records.csv") if r.task == group["task"]]
+        self.task: str = group["task"]
         self.curves = folder / "curves.csv"
         self.reference: str = group.get("reference", "")
         self.cells = {name: Cell.parse(text) for name, text in group["cells"].items()}
@@ -112,17 +112,39 @@ class Source:
         lines = [line.split(",") for line in self.curves.read_text(encoding="utf-8").splitlines()]
         head = lines[0]
         rows = [dict(zip(head, line, strict=True)) for line in lines[1:]]
-        return [float(r["score"]) for r in rows if (r["system"], r["data"]) == (cell.system, cell.data)]
+        own = [r for r in rows if (r["task"], r["system"], r["data"]) == (self.task, cell.system, cell.data)]
+        if len({r["seed"] for r in own}) != 1:
+            raise LookupError(f"{self.curves} has not one curve of {cell}")
+        return [float(r["score"]) for r in own]
 
 
-def claims() -> Iterator[tuple[Path, str, list[str]]]:
-    """Yield page, template and the figures that the results have for its fields."""
+@dataclass(frozen=True)
+class Claim:
+    """A sentence or a row of a page, with fields in the place of figures."""
+
+    page: Path
+    template: str
+    source: Source
+
+    def figures(self) -> list[str]:
+        """Return what the results have for the fields.
+
+        Raises:
+            LookupError: they do not have it.
+        """
+        return [self.source.value(field) for field in FIELD.findall(self.template)]
+
+
+def claims() -> list[Claim]:
+    """Return all that pages quote."""
     description = yaml.safe_load(CLAIMS.read_text(encoding="utf-8"))
-    for page, groups in description["pages"].items():
-        for group in groups:
-            source = Source(group)
-            for template in group["text"]:
-                yield ROOT / page, template, [source.value(field) for field in FIELD.findall(template)]
+    return [
+        Claim(ROOT / page, template, source)
+        for page, groups in description["pages"].items()
+        for group in groups
+        for source in [Source(group)]
+        for template in group["text"]
+    ]
 
 
 def pattern(template: str) -> re.Pattern[str]:
@@ -137,11 +159,11 @@ def unclaimed(page: str) -> list[str]:
     """Return the lines of a page's sections of results that quote figures nothing vouches for."""
     description = yaml.safe_load(CLAIMS.read_text(encoding="utf-8"))
     text = (ROOT / page).read_text(encoding="utf-8")
-    start, end = description["sections"][page]
-    text = text[text.index(start) : text.index(end)]
-    for path, template, _ in claims():
-        if path == ROOT / page:
-            text = pattern(template).sub("", text)
+    start, *end = description["sections"][page]
+    text = text[text.index(start) : text.index(*end) if end else None]
+    for claim in claims():
+        if claim.page == ROOT / page:
+            text = pattern(claim.template).sub("", text)
     for free in description["no results"]:
         text = pattern(free).sub("", text)
     text = re.sub(r"\]\([^)]*\)|`[^`]*`", "", text)  # links and code
@@ -150,17 +172,17 @@ def unclaimed(page: str) -> list[str]:
 
 def main() -> None:
     """Put the results' figures into the pages."""
-    for page, template, figures in claims():
-        old = page.read_text(encoding="utf-8")
-        found = list(pattern(template).finditer(old))
+    for claim, figures in [(claim, claim.figures()) for claim in claims()]:
+        old = claim.page.read_text(encoding="utf-8")
+        found = list(pattern(claim.template).finditer(old))
         if not found:
-            sys.exit(f"{page.name} does not say: {template}")
+            sys.exit(f"{claim.page.name} does not say: {claim.template}")
         new = old
         for match in reversed(found):
             for i in reversed(range(len(figures))):
                 start, end = match.span(i + 1)
                 new = new[:start] + figures[i] + new[end:]
-        page.write_text(new, encoding="utf-8")
+        claim.page.write_text(new, encoding="utf-8")
 
 
 if __name__ == "__main__":

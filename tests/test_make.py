@@ -125,6 +125,8 @@ def test_the_gate_runs_the_suite_and_then_judges(checkout: Checkout):
     assert judge.endswith("gate.xml --only ctc")
     checkout.make("gate", "IDENTICAL=1")
     assert "--quality-only --identical" in checkout.calls()[-1]
+    checkout.make("gate", "IDENTICAL=0")
+    assert "--identical" not in checkout.calls()[-1]
 
 
 @pytest.mark.parametrize(("code", "judged"), [(2, True), (3, False), (130, False)])

@@ -1,22 +1,22 @@
-"""Every figure that README quotes from results is in their records."""
+"""Every figure that pages quote from results is in their records."""
 
 import pytest
 
 from bench.records import Record, write_records
 from tests import quoted
 
-PAGES = ["README.md"]
+PAGES = ["README.md", "docs/findings.md"]
 
 
-def figures_in(page, template):
-    """The figures of each place where `page` says `template`."""
-    found = quoted.pattern(template).finditer(page.read_text(encoding="utf-8"))
+def figures_in(claim):
+    """The figures of each place where a page says what is claimed."""
+    found = quoted.pattern(claim.template).finditer(claim.page.read_text(encoding="utf-8"))
     return [list(match.groups()) for match in found]
 
 
-@pytest.mark.parametrize(("page", "template", "figures"), list(quoted.claims()), ids=lambda x: str(x)[:60])
-def test_a_page_quotes_what_was_measured(page, template, figures):
-    assert figures_in(page, template) == [figures], "python -m tests.quoted puts the new ones there"
+@pytest.mark.parametrize("claim", quoted.claims(), ids=lambda claim: claim.template[:60])
+def test_a_page_quotes_what_was_measured(claim):
+    assert figures_in(claim) == [claim.figures()], "python -m tests.quoted puts the new ones there"
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -44,7 +44,9 @@ def source(tmp_path, monkeypatch):
         record("b", "beam=1", 1, "wer", None, status="failed"),
     ]
     write_records(folder / "records.csv", records)
-    (folder / "curves.csv").write_text("task,system,data,score\nt,a,raw,1.0\nt,a,raw,2.5\nt,a,distilled,4\n")
+    curves = ["task,system,data,seed,score", "t,a,raw,1,1.0", "t,a,raw,1,-2.5", "t,a,distilled,1,4", "u,a,raw,1,9"]
+    curves += ["t,b,raw,1,7", "t,b,raw,2,8"]
+    (folder / "curves.csv").write_text("\n".join(curves) + "\n")
     monkeypatch.setattr(quoted, "ROOT", tmp_path)
     cells = {"a": "a raw beam=1", "b": "b raw beam=1"}
     return quoted.Source({"results": "small", "task": "t", "reference": "b [beam=1]", "cells": cells})
@@ -61,35 +63,52 @@ def source(tmp_path, monkeypatch):
         ("max a,b cer", "30.0"),
         ("max * speedup .1f", "9.9"),
         ("b train_tokens .1M", "12.3"),
-        ("a curve #-1", "2.5"),
+        ("a curve #-1", "-2.5"),
     ],
 )
 def test_fields(source, field, text):
     assert source.value(field) == text
 
 
-@pytest.mark.parametrize("field", ["c cer", "a bleu", "a speedup @1", "b wer", "a cer snr_db=5..10"])
+@pytest.mark.parametrize("field", ["c cer", "a bleu", "a speedup @1", "b wer", "a cer snr_db=5..10", "b curve #0"])
 def test_fields_without_a_value(source, field):
     with pytest.raises(LookupError):
         source.value(field)
 
 
+class Known:
+    """A source that has the same figures for all fields in turn."""
+
+    def __init__(self, *figures):
+        self.figures = iter(figures)
+
+    def value(self, field):
+        return next(self.figures)
+
+
 def test_other_figures_are_noticed_and_written(tmp_path, monkeypatch):
     page = tmp_path / "page.md"
-    page.write_text("# Results\n\n| a | 1.0 | 22 |\n| ab | 3 | 4 |\n\nIt was 17 %\nof 300, and 5.\n\n# End\n9\n")
-    row, prose = "| a | {x cer} | {y cer} |", "It was {x wer} % of {y wer}"
-    monkeypatch.setattr(quoted, "claims", lambda: [(page, row, ["1.5", "22"]), (page, prose, ["8", "1,000"])])
-    assert figures_in(page, row) == [["1.0", "22"]]
+    page.write_text("# Results\n\n| a | 1.0 | -22 |\n| ab | 3 | 4 |\n\nIt was 17 %\nof 300, and 5k.\n\n# End\n9\n")
+    row = quoted.Claim(page, "| a | {x cer} | {y cer} |", Known("-1.5", "22"))
+    prose = quoted.Claim(page, "It was {x wer} % of {y wer}", Known("8", "1,000"))
+    monkeypatch.setattr(quoted, "claims", lambda: [row, prose])
+    assert figures_in(row) == [["1.0", "-22"]]
     quoted.main()
     assert page.read_text() == (
-        "# Results\n\n| a | 1.5 | 22 |\n| ab | 3 | 4 |\n\nIt was 8 %\nof 1,000, and 5.\n\n# End\n9\n"
+        "# Results\n\n| a | -1.5 | 22 |\n| ab | 3 | 4 |\n\nIt was 8 %\nof 1,000, and 5k.\n\n# End\n9\n"
     )
-    assert figures_in(page, prose) == [["8", "1,000"]]
+    assert figures_in(prose) == [["8", "1,000"]]
     monkeypatch.setattr(quoted, "ROOT", tmp_path)
     description = tmp_path / "quoted.yaml"
     description.write_text("sections: {page.md: ['# Results', '# End']}\nno results: ['| ab | 3 | 4 |']\n")
     monkeypatch.setattr(quoted, "CLAIMS", description)
-    assert quoted.unclaimed("page.md") == [", and 5."]
+    assert quoted.unclaimed("page.md") == [", and 5k."]
+
+
+def test_a_page_that_says_something_else_is_not_written(tmp_path, monkeypatch):
+    page = tmp_path / "page.md"
     page.write_text("nothing")
+    monkeypatch.setattr(quoted, "claims", lambda: [quoted.Claim(page, "It was {x cer} %", Known("1"))])
     with pytest.raises(SystemExit, match="does not say"):
         quoted.main()
+    assert page.read_text() == "nothing"

@@ -22,12 +22,12 @@ def compare_quality(baseline: Side, candidate: Side, config: GateConfig, identic
     identical: an output that differs is a regression, be it better or worse.
     """
     findings: list[Finding] = []
-    unlike = None not in (baseline.arithmetic, candidate.arithmetic) and baseline.arithmetic != candidate.arithmetic
+    excused = unlike(baseline, candidate)
     for key, cell in baseline.cells.items():
         metrics = gated_metrics(baseline.tasks[key[0]], config)
         if any(cell.get(metric).value is not None for metric in metrics):
             found = _compare(baseline, candidate, key, metrics, config, identical)
-            findings += [_excused(finding, config) for finding in found] if unlike else found
+            findings += [_excused(finding, config) for finding in found] if excused else found
     suspects = [i for i, finding in enumerate(findings) if finding.p_value is not None]
     for i, p in zip(suspects, holm([findings[i].p_value or 0.0 for i in suspects]), strict=True):
         sure = p < config.alpha
@@ -40,6 +40,11 @@ def compare_quality(baseline: Side, candidate: Side, config: GateConfig, identic
             findings[i] = _noted(findings[i], "perhaps by chance")
     new = [key for key in candidate.cells if key not in baseline.cells]
     return findings + [Finding(key, "", Verdict.NEW) for key in new]
+
+
+def unlike(baseline: Side, candidate: Side) -> bool:
+    """Return whether the sides' models are known to have been trained on machines that round differently."""
+    return None not in (baseline.arithmetic, candidate.arithmetic) and baseline.arithmetic != candidate.arithmetic
 
 
 def gated_metrics(task: TaskResults, config: GateConfig) -> list[str]:
@@ -82,6 +87,8 @@ def _compare(
     if len(shared) < len(before):
         share = f"over {len(shared)} of {len(before)} sentences"
         findings = [_noted(f, share) for f in findings]
+        if identical:
+            findings = [replace(f, verdict=Verdict.DISJOINT, p_value=None) for f in findings]
     return findings + _lost(key, baseline.cells[key], there)
 
 

@@ -53,7 +53,7 @@ def test_a_dropped_last_word_is_a_regression_of_that_cell_alone(judged):
     [
         ({}, Verdict.OK, GOOD),
         ({"identical": True}, Verdict.REGRESSED, REGRESSION),
-        ({"identical": True, "arithmetic": ("avx2", "avx512")}, Verdict.ADVISORY, GOOD),
+        ({"identical": True, "arithmetic": ("avx2", "avx2")}, Verdict.REGRESSED, REGRESSION),
     ],
     ids=str,
 )
@@ -65,6 +65,11 @@ def test_where_nothing_was_to_change_one_other_output_is_a_regression(judged, be
     findings, code = judged({"a": GOOD_OUTPUTS, "b": GOOD_OUTPUTS}, {"a": after, "b": GOOD_OUTPUTS}, **options)
     assert findings["a", "bleu"].reason.startswith("1 of 200 outputs differ")
     assert (findings["a", "bleu"].verdict, findings["b", "bleu"].verdict, code) == (verdict, Verdict.OK, expected)
+
+
+def test_outputs_that_cannot_be_identical_are_refused(judged):
+    with pytest.raises(UserError, match=r"avx2.*avx512.*their outputs differ in any case"):
+        judged({"a": GOOD_OUTPUTS}, {"a": GOOD_OUTPUTS}, identical=True, arithmetic=("avx2", "avx512"))
 
 
 def test_better_is_no_alarm(judged):
@@ -125,11 +130,15 @@ def test_many_tests_are_paid_for(judged):
     assert "perhaps by chance" in findings["a", "bleu"].reason
 
 
-def test_only_shared_sentences_are_compared(judged):
+@pytest.mark.parametrize(
+    ("identical", "verdict", "expected"), [(False, Verdict.OK, GOOD), (True, Verdict.DISJOINT, BROKEN)]
+)
+def test_only_shared_sentences_are_compared(judged, identical, verdict, expected):
     # The second half has other references: it says nothing of the outputs for the first.
     half = [*TEST[:100], *sentences(seed=5)[100:]]
-    findings, code = judged({"a": GOOD_OUTPUTS}, {"a": [*GOOD_OUTPUTS[:100], *["wrong"] * 100]}, candidate_test=half)
-    assert (findings["a", "bleu"].verdict, code) == (Verdict.OK, GOOD)
+    before, after = {"a": GOOD_OUTPUTS}, {"a": [*GOOD_OUTPUTS[:100], *["wrong"] * 100]}
+    findings, code = judged(before, after, candidate_test=half, identical=identical)
+    assert (findings["a", "bleu"].verdict, code) == (verdict, expected)
     assert findings["a", "bleu"].reason == "the same outputs; over 100 of 200 sentences"
 
 
