@@ -15,6 +15,8 @@ from models.output import OutputLayer
 
 FUSED_SYMBOLS = 40
 """With a language model at least so many of a frame's symbols are tried."""
+_STAYED = -1
+"""In the place of a symbol: the prefix did not grow."""
 
 
 @dataclass(frozen=True)
@@ -98,29 +100,30 @@ def prefix_beam_search(
     width = min(2 * beam if fusion is None else max(2 * beam, FUSED_SYMBOLS), v - 1)
     symbols = log_probs.clone()
     symbols[:, :, BLANK] = float("-inf")
-    prefixes = _Prefixes.empty(b, beam, f, fusion.model.order - 1 if fusion else 0, log_probs.device)
+    top, choice = symbols.topk(width, dim=2)  # [b, f, w]
+    shortest = int(frames.min()) if b else 0
+    prefixes = _Prefixes.empty(b, beam, fusion.model.order - 1 if fusion else 0, log_probs.device)
+    trace = _Trace(b, beam, log_probs.device)
     for i in range(f):
-        top, choice = symbols[:, i].topk(width, dim=1)  # [b, w]
-        prefixes = _extended(prefixes, log_probs[:, i], top, choice, fusion).where(i < frames, prefixes)
+        grown, parent, symbol = _extended(prefixes, log_probs[:, i], top[:, i], choice[:, i], fusion)
+        if i >= shortest:
+            active = (i < frames)[:, None]
+            grown = grown.where(active, prefixes)
+            parent, symbol = torch.where(active, parent, trace.same), symbol.masked_fill(~active, _STAYED)
+        prefixes = grown
+        trace.add(parent, symbol)
     score = prefixes.total
     if fusion is not None:
         score = score + prefixes.prior + fusion.of_next(prefixes.context)[:, :, EOS]
     score, order = score.sort(dim=1, descending=True, stable=True)
-    lengths = prefixes.length.gather(1, order).masked_fill(score == float("-inf"), 0)
-    longest = int(lengths.max()) if b else 0
-    tokens = prefixes.tokens[:, :, :longest].gather(1, order[:, :, None].expand(-1, -1, longest))
-    real = padding_mask(lengths.flatten(), longest).view(tokens.shape)
-    return tokens.masked_fill(~real, PAD), lengths, score
+    tokens, lengths = trace.tokens(order, score > float("-inf"))
+    return tokens, lengths, score
 
 
 @dataclass(frozen=True)
 class _Prefixes:
-    """The prefixes that a beam holds."""
+    """The prefixes that a beam holds; what they consist of is in the trace."""
 
-    tokens: Tensor
-    """[b, beam, f]."""
-    length: Tensor
-    """[b, beam]."""
     last: Tensor
     """[b, beam] last symbol; PAD of an empty prefix."""
     code: Tensor
@@ -132,20 +135,17 @@ class _Prefixes:
     prior: Tensor
     """[b, beam] what a language model has added."""
     context: Tensor
-    """[b, beam, order - 1] what it looks at."""
+    """[b, beam, order - 1] what it looks at; without one, [b, beam, 0]."""
 
     @classmethod
-    def empty(cls, b: int, beam: int, f: int, context: int, device: torch.device) -> _Prefixes:
+    def empty(cls, b: int, beam: int, context: int, device: torch.device) -> _Prefixes:
         """Return beams that hold the empty prefix alone."""
-        zeros = torch.zeros(b, beam, dtype=torch.long, device=device)
         impossible = torch.full((b, beam), float("-inf"), device=device)
         blank_score = impossible.clone()
         blank_score[:, 0] = 0.0
         return cls(
-            tokens=torch.full((b, beam, f), PAD, device=device),
-            length=zeros,
             last=torch.full((b, beam), PAD, device=device),
-            code=zeros,
+            code=torch.zeros(b, beam, dtype=torch.long, device=device),
             blank_score=blank_score,
             label_score=impossible,
             prior=torch.zeros(b, beam, device=device),
@@ -158,13 +158,51 @@ class _Prefixes:
         return torch.logaddexp(self.blank_score, self.label_score)
 
     def where(self, active: Tensor, others: _Prefixes) -> _Prefixes:
-        """Return these for sentences that are active [b], and `others` for those that have ended."""
+        """Return these for sentences that are active [b, 1], and `others` for those that have ended."""
         both = ((getattr(self, field.name), getattr(others, field.name)) for field in fields(self))
         return _Prefixes(*(torch.where(active.view(-1, *[1] * (a.dim() - 1)), a, b) for a, b in both))
 
 
-def _extended(held: _Prefixes, frame: Tensor, top: Tensor, choice: Tensor, fusion: Fusion | None) -> _Prefixes:
-    """Return the best prefixes after one more frame.
+class _Trace:
+    """Where each prefix of each frame came from: cheaper than to carry the tokens along."""
+
+    def __init__(self, b: int, beam: int, device: torch.device) -> None:
+        """Begin with b x beam prefixes."""
+        self.same = torch.arange(beam, device=device).expand(b, beam)
+        """[b, beam] the parents of prefixes that do not move."""
+        self.parents: list[Tensor] = []
+        self.symbols: list[Tensor] = []
+
+    def add(self, parents: Tensor, symbols: Tensor) -> None:
+        """Note a frame: each prefix [b, beam] is that of place `parents`, and what it grew by, or _STAYED."""
+        self.parents.append(parents)
+        self.symbols.append(symbols)
+
+    def tokens(self, order: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the tokens [b, beam, t] of the prefixes in the places `order` [b, beam], and their numbers.
+
+        real: [b, beam] those that there are; the others become empty.
+        """
+        emitted: list[Tensor] = []
+        place = order
+        for parents, symbols in zip(reversed(self.parents), reversed(self.symbols), strict=True):
+            emitted.append(symbols.gather(1, place))
+            place = parents.gather(1, place)
+        if not emitted:
+            return order.new_zeros(*order.shape, 0), torch.zeros_like(order)
+        by_frame = torch.stack(emitted[::-1], dim=2).masked_fill(~real[:, :, None], _STAYED)  # [b, beam, f]
+        grew = by_frame != _STAYED
+        lengths = grew.sum(2)
+        width = int(lengths.max()) if len(lengths) else 0
+        rank = torch.where(grew, grew.cumsum(2) - 1, width)  # a spare last column takes the other frames
+        tokens = by_frame.new_full((*order.shape, width + 1), PAD).scatter_(2, rank, by_frame)
+        return tokens[:, :, :width], lengths
+
+
+def _extended(
+    held: _Prefixes, frame: Tensor, top: Tensor, choice: Tensor, fusion: Fusion | None
+) -> tuple[_Prefixes, Tensor, Tensor]:
+    """Return the best prefixes after one more frame, which ones they come from, and what each grew by, or _STAYED.
 
     Args:
         held: the prefixes so far.
@@ -176,48 +214,50 @@ def _extended(held: _Prefixes, frame: Tensor, top: Tensor, choice: Tensor, fusio
     negative = float("-inf")
     beam, width = held.last.shape[1], choice.shape[1]
     total = held.total
+    filled = held.last != PAD
+    last = frame.gather(1, held.last)
     # 1. The prefix stays: blank, or its last symbol again.
     stay_blank = total + frame[:, BLANK, None]
-    stay_label = held.label_score + frame.gather(1, held.last)
-    stay_label = stay_label.masked_fill(held.length == 0, negative)
+    stay_label = (held.label_score + last).masked_fill(~filled, negative)
     # 2. The prefix grows by one symbol; the last symbol again only after a blank.
     again = choice[:, None, :] == held.last[:, :, None]
     grow = torch.where(again, held.blank_score[:, :, None], total[:, :, None]) + top[:, None, :]  # [b, beam, w]
     grow_code = _extend(held.code[:, :, None], choice[:, None, :])
     # 3. A grown prefix that the beam already holds adds to that one instead of standing twice.
-    real = (total > negative) & (held.length > 0)  # [b, beam]
-    moved = _score_of_parents(held.code, held.last, real, held.blank_score, total) + frame.gather(1, held.last)
+    real = filled & (total > negative)  # [b, beam]
+    moved = _score_of_parents(held.code, held.last, real, held.blank_score, total) + last
     stay_label = torch.logaddexp(stay_label, moved)
     known = (grow_code.flatten(1)[:, :, None] == held.code[:, None, :]) & real[:, None, :]  # [b, beam*w, beam]
-    grow = torch.where(known.any(-1).view_as(grow), negative, grow)
+    grow = grow.masked_fill(known.any(-1).view_as(grow), negative)
     # 4. The best `beam` of both kinds go on.
     scores = torch.cat([torch.logaddexp(stay_blank, stay_label), grow.flatten(1)], dim=1)
-    priors = held.prior.new_zeros(scores.shape)
-    if fusion is not None:
+    if fusion is None:
+        label_score, index = scores.topk(beam, dim=1)
+    else:
         added = fusion.of_next(held.context).gather(2, choice[:, None, :].expand(-1, beam, -1))  # [b, beam, w]
         priors = torch.cat([held.prior, (held.prior[:, :, None] + added).flatten(1)], dim=1)
-    index = (scores + priors).topk(beam, dim=1).indices
+        index = (scores + priors).topk(beam, dim=1).indices
+        label_score = scores.gather(1, index)
     grown = index >= beam
     offspring = (index - beam).clamp(min=0)
     parent = torch.where(grown, offspring // width, index)
     symbol = choice.gather(1, offspring % width)
-
-    def of_parent(x: Tensor) -> Tensor:
-        return x.gather(1, parent.view(*parent.shape, *[1] * (x.dim() - 2)).expand(-1, -1, *x.shape[2:]))
-
-    tokens, length, context = of_parent(held.tokens), of_parent(held.length), of_parent(held.context)
-    appended = tokens.scatter(2, length.clamp(max=tokens.shape[2] - 1)[:, :, None], symbol[:, :, None])
-    moved_on = torch.cat([context, symbol[:, :, None]], dim=2)[:, :, 1:]
-    return _Prefixes(
-        tokens=torch.where(grown[:, :, None], appended, tokens),
-        length=length + grown.long(),
-        last=torch.where(grown, symbol, of_parent(held.last)),
-        code=torch.where(grown, _extend(of_parent(held.code), symbol), of_parent(held.code)),
-        blank_score=torch.where(grown, negative, of_parent(stay_blank)),
-        label_score=torch.where(grown, scores.gather(1, index), of_parent(stay_label)),
-        prior=priors.gather(1, index),
-        context=torch.where(grown[:, :, None], moved_on, context),
+    code = held.code.gather(1, parent)
+    prior, context = held.prior, held.context
+    if fusion is not None:
+        prior = priors.gather(1, index)
+        context = context.gather(1, parent[:, :, None].expand(-1, -1, context.shape[2]))
+        moved_on = torch.cat([context, symbol[:, :, None]], dim=2)[:, :, 1:]
+        context = torch.where(grown[:, :, None], moved_on, context)
+    prefixes = _Prefixes(
+        last=torch.where(grown, symbol, held.last.gather(1, parent)),
+        code=torch.where(grown, _extend(code, symbol), code),
+        blank_score=stay_blank.gather(1, parent).masked_fill(grown, negative),
+        label_score=torch.where(grown, label_score, stay_label.gather(1, parent)),
+        prior=prior,
+        context=context,
     )
+    return prefixes, parent, symbol.masked_fill(~grown, _STAYED)
 
 
 def _score_of_parents(code: Tensor, last: Tensor, held: Tensor, blank_score: Tensor, total: Tensor) -> Tensor:
