@@ -17,6 +17,7 @@ from typing import Any
 import bench
 from bench.errors import UserError
 from bench.gate.turns import Checkout
+from bench.store import Store
 
 SOURCE = Path(bench.__file__).resolve().parents[1]
 """The folder that holds the code that runs."""
@@ -96,11 +97,16 @@ def _requirements(root: Path) -> tuple[str, Any]:
 
 
 def _environment(root: Path, environments: Path) -> Path:
-    """Return the Python of an environment with what the checkout at `root` asks for."""
+    """Return the Python of an environment with what the checkout at `root` asks for.
+
+    Two gates never make one at a time.
+    """
     wanted = hashlib.sha256(repr((_requirements(root), sys.version_info[:2])).encode()).hexdigest()[:16]
     folder = environments / wanted
     python, ready = folder / "bin" / "python", folder / ".ready"
-    if not ready.exists():
+    with Store(environments).lock(wanted):
+        if ready.exists():
+            return python
         constraints = ["-c", "constraints.txt"]
         for command in (
             [sys.executable, "-m", "venv", "--clear", str(folder)],
@@ -113,4 +119,4 @@ def _environment(root: Path, environments: Path) -> Path:
                 last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
                 raise UserError(f"--against: its libraries cannot be installed: {last}")
         ready.touch()
-    return python
+        return python

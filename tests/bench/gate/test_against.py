@@ -4,6 +4,8 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -134,3 +136,34 @@ def test_a_checkout_with_other_libraries_gets_a_python_of_its_own(repository, tm
         with checkout_of("HEAD", tmp_path / "environments", repository) as other:
             assert other.interpreter.parent.parent.parent == tmp_path / "environments"
     assert len([command for command in commands if "venv" in command]) == 2, "what is ready is used again"
+
+
+def test_two_gates_make_one_environment(repository, tmp_path, monkeypatch):
+    """The second waits for the first, and finds it ready."""
+    (repository / "constraints.txt").write_text("torch==2.11.0\n")
+    running, most, commands = 0, 0, []
+    run = subprocess.run
+
+    def pretend(command, **options):
+        nonlocal running, most
+        if command[0] == "git":
+            return run(command, **options)
+        running += 1
+        most = max(most, running)
+        commands.append(command)
+        time.sleep(0.05)
+        Path(command[-1] if "venv" in command else command[0]).parent.mkdir(parents=True, exist_ok=True)
+        running -= 1
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(checkouts.subprocess, "run", pretend)
+
+    def enter():
+        with checkout_of("HEAD", tmp_path / "environments", repository) as checkout:
+            return checkout.interpreter
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = (future.result() for future in [pool.submit(enter), pool.submit(enter)])
+    assert first == second
+    assert most == 1
+    assert len([command for command in commands if "venv" in command]) == 1
