@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+import math
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -44,6 +45,7 @@ def decode_frames(
     beam: int,
     max_length: int,
     fusion: Fusion | None = None,
+    blank_threshold: float = 1.0,
     fixed: Tensor | None = None,
 ) -> Decoded:
     """Return the output of one pass: collapsed, at most `max_length` tokens.
@@ -55,6 +57,7 @@ def decode_frames(
         beam: prefix beam size; 1 takes the best symbol of each frame.
         max_length: longest output, in tokens.
         fusion: a language model, for a beam.
+        blank_threshold: see `prefix_beam_search`.
         fixed: [b] lengths of the outputs, whatever the symbols are; without a beam.
 
     Greedy scores are the log-probability of the best alignment, beam scores what the search ranks by.
@@ -67,7 +70,7 @@ def decode_frames(
         tokens, lengths = collapse(alignment, frames)
     else:
         log_probs = output(hidden).log_softmax(-1)  # [b, f, v]
-        held, counts, totals = prefix_beam_search(log_probs, frames, beam, fusion)
+        held, counts, totals = prefix_beam_search(log_probs, frames, beam, fusion, blank_threshold)
         lengths, scores = counts[:, 0], totals[:, 0]
         tokens = held[:, 0, : int(lengths.max()) if len(lengths) else 0]
     lengths = lengths.clamp(max=max_length)
@@ -75,7 +78,7 @@ def decode_frames(
 
 
 def prefix_beam_search(
-    log_probs: Tensor, frames: Tensor, beam: int, fusion: Fusion | None = None
+    log_probs: Tensor, frames: Tensor, beam: int, fusion: Fusion | None = None, blank_threshold: float = 1.0
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Prefix beam search (Hannun et al. 2014; Graves 2012), batched.
 
@@ -87,12 +90,18 @@ def prefix_beam_search(
         frames: [b] frames that count.
         beam: prefixes kept after each frame.
         fusion: a language model, which ranks prefixes beside CTC and in the end judges whether a text may end.
+        blank_threshold: frames whose blank is more probable than this are taken for blank and passed over (Chen et al.
+            2016), which most frames of speech are; what other symbols would have there is lost.
 
     Returns:
         The prefixes held in the end, best first: tokens [b, beam, t] padded with PAD, their numbers [b, beam], and
         log p(tokens | source) of the search, what the language model adds included, [b, beam] float32. Where there are
         fewer, empty ones of minus infinity take the places.
     """
+    passed: Tensor | None = None
+    if blank_threshold < 1:
+        log_probs, frames, passed, blanks = _without_blanks(log_probs, frames, blank_threshold)
+    breaks = passed.any(0).tolist() if passed is not None else []
     b, f, v = log_probs.shape
     beam = max(beam, 1)
     # New prefixes come from the `beam` best symbols that lead to a prefix not yet held; fewer than `beam` are held. A
@@ -105,6 +114,8 @@ def prefix_beam_search(
     prefixes = _Prefixes.empty(b, beam, fusion.model.order - 1 if fusion else 0, log_probs.device)
     trace = _Trace(b, beam, log_probs.device)
     for i in range(f):
+        if passed is not None and breaks[i]:
+            prefixes = prefixes.ended_by_blank(passed[:, i, None])
         grown, parent, symbol = _extended(prefixes, log_probs[:, i], top[:, i], choice[:, i], fusion)
         if i >= shortest:
             active = (i < frames)[:, None]
@@ -113,11 +124,34 @@ def prefix_beam_search(
         prefixes = grown
         trace.add(parent, symbol)
     score = prefixes.total
+    if passed is not None:
+        score = score + blanks[:, None]
     if fusion is not None:
         score = score + prefixes.prior + fusion.of_next(prefixes.context)[:, :, EOS]
     score, order = score.sort(dim=1, descending=True, stable=True)
     tokens, lengths = trace.tokens(order, score > float("-inf"))
     return tokens, lengths, score
+
+
+def _without_blanks(log_probs: Tensor, frames: Tensor, threshold: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the frames [b, f', v] whose blank is not more probable than `threshold`, and how many they are, [b].
+
+    Then before which of them others were passed over, [b, f'] bool, and the log-probability of these as blanks, [b].
+    """
+    b, f, _ = log_probs.shape
+    real = padding_mask(frames, f)
+    blank = log_probs[:, :, BLANK]
+    skipped = (blank > math.log(threshold)) & real
+    kept = real & ~skipped
+    counts = kept.sum(1)
+    width = int(counts.max()) if b else 0
+    order = kept.long().argsort(dim=1, descending=True, stable=True)[
+        :, :width
+    ]  # [b, f'] the frames that stay, in order
+    few = log_probs.gather(1, order[:, :, None].expand(-1, -1, log_probs.shape[2]))
+    before = skipped.cumsum(1).gather(1, order)  # frames passed over so far
+    passed = before > torch.cat([before.new_zeros(b, 1), before[:, :-1]], dim=1)
+    return few, counts, passed & padding_mask(counts, width), blank.masked_fill(~skipped, 0.0).sum(1)
 
 
 @dataclass(frozen=True)
@@ -156,6 +190,14 @@ class _Prefixes:
     def total(self) -> Tensor:
         """Log-probability of all alignments so far, [b, beam]."""
         return torch.logaddexp(self.blank_score, self.label_score)
+
+    def ended_by_blank(self, which: Tensor) -> _Prefixes:
+        """Return the prefixes after blanks that are certain, in the sentences `which` [b, 1]."""
+        return replace(
+            self,
+            blank_score=torch.where(which, self.total, self.blank_score),
+            label_score=self.label_score.masked_fill(which, float("-inf")),
+        )
 
     def where(self, active: Tensor, others: _Prefixes) -> _Prefixes:
         """Return these for sentences that are active [b, 1], and `others` for those that have ended."""

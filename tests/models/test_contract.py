@@ -22,7 +22,7 @@ FAMILIES = [(name, modality) for name, family in sorted(built_in_families().item
 SWEEP = {
     "transformer": [{}, {"beam": 4}, {"sample": True}, {"draft_tokens": 3}, {"draft_tokens": 3, "sample": True}],
     "rnn": [{}, {"beam": 4}],
-    "ctc": [{}, {"beam": 4}],
+    "ctc": [{}, {"beam": 4}, {"beam": 4, "blank_threshold": 0.3}],
     "fertility_nat": [{}, {"fertility": "average"}, {"fertility": "noisy", "candidates": 4}],
     "mask_predict": [{}, {"iterations": 3, "length_beam": 4}],
     "masked_diffusion": [{}, {"steps": 3}, {"threshold": 0.3, "length_beam": 3}],
