@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -17,6 +18,8 @@ from models.registry import load_family
 from models.weights import fill
 
 MODEL_FILE = "model.safetensors"
+CONFIG_FILE = "config.json"
+"""Where a model's Config departs from that of the suite: what a search for hyper-parameters has chosen."""
 
 
 def load_model(
@@ -24,12 +27,17 @@ def load_model(
 ) -> Model:
     """Build the model of `family` and fill it from `model_folder`; it is on `device` and in eval mode.
 
+    config: as the suite has it; what a search has chosen otherwise lies in the folder.
+
     Raises:
         LookupError: no such family.
         ValueError: the file is damaged or does not fit the model.
         FileNotFoundError: the folder holds no model.
     """
     kind = load_family(family)
+    searched = model_folder / CONFIG_FILE
+    if searched.exists():
+        config = {**config, **json.loads(searched.read_text(encoding="utf-8"))}
     model = kind.model(kind.config(**config), data_spec)
     file = model_folder / MODEL_FILE
     try:

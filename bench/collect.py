@@ -20,7 +20,8 @@ from typing import Any
 from pydantic import BaseModel
 
 import bench
-from bench.graph import CellSteps, Graph
+from bench.cell_steps import CellSteps
+from bench.graph import Graph
 from bench.jobs import Outcome
 from bench.machine import environment
 from bench.names import SENTENCES, cell_id, escape, read_json_lines, slug

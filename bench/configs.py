@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from typing import Annotated, Literal
+import math
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from models.interface import Options
+
+MOST_COMBINATIONS = 100_000
+"""Of values that a search draws from."""
 
 
 class Budget(Options):
@@ -98,6 +102,37 @@ class TrainConfig(Options):
         if len(set(seeds)) < len(seeds):
             raise ValueError(f"seeds must differ, got {', '.join(map(str, seeds))}")
         return seeds
+
+
+class SearchConfig(Options):
+    """A search for hyper-parameters on the development set, before a model is trained.
+
+    Every model has as many trials, each as long, with its first seed; they are not counted in its budget.
+    """
+
+    trials: int = Field(ge=2, le=1000)
+    """Trials of each model: its own recipe first, the others drawn from all combinations of the values below."""
+    budget: Budget
+    """How long each trial trains."""
+    train: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(default_factory=dict)
+    """Values to try by field of the training recipe."""
+    config: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(default_factory=dict)
+    """Values to try by field of a family's Config that leaves the network's shape alone, such as dropout; families
+    without the field go without."""
+    seed: int = Field(1, ge=0)
+    """Draws the combinations."""
+
+    @model_validator(mode="after")
+    def _something_to_try(self) -> SearchConfig:
+        if not self.train and not self.config:
+            raise ValueError("name values to try under train or config")
+        for part in (self.train, self.config):
+            for name, values in part.items():
+                if any(value in values[:i] for i, value in enumerate(values)):
+                    raise ValueError(f"{name} has the same value twice")
+        if math.prod(len(values) for part in (self.train, self.config) for values in part.values()) > MOST_COMBINATIONS:
+            raise ValueError(f"there are more than {MOST_COMBINATIONS} combinations of the values")
+        return self
 
 
 class DistillConfig(Options):

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.cell_steps import Conditions
 from bench.collect import Collector, write_results
 from bench.errors import DataError
-from bench.graph import Conditions, Graph
+from bench.graph import Graph
 from bench.jobs import Outcome
 from bench.machine import available_cores, environment, resolve_device, resolve_dtype
 from bench.progress import Display

@@ -14,68 +14,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.cell_needs import modules_of, packages_of
+from bench.cell_steps import CellSteps, CompanionStep, Conditions, measure_step
 from bench.names import cell_id
 from bench.preparation import build_task
-from bench.step_keys import HOUR, make_step, timing_time, training_time
+from bench.step_keys import make_step, training_time
 from bench.steps import Step, role_key
 from bench.suite import Cell, Filled, Suite, TaskEntry, TrainedModel, model_id
 from models.registry import family_module, load_family
 
 StepId = tuple[str, str]
-
-
-@dataclass(frozen=True)
-class Conditions:
-    """Under which conditions a suite runs."""
-
-    device: str
-    """cpu | cuda."""
-    dtype: str
-    """float32 | bfloat16."""
-    cores: int
-    """CPU cores that there are."""
-    machine: str
-    """Fingerprint of the machine: times taken on another one are not reused."""
-
-
-@dataclass(frozen=True)
-class CompanionStep:
-    """The training of another model that fills a role."""
-
-    step: Step
-    family: str
-    config: dict[str, Any]
-
-    @property
-    def description(self) -> dict[str, Any]:
-        """How to build the model."""
-        return {"family": self.family, "config": self.config}
-
-    @property
-    def module(self) -> str:
-        """The module of its family."""
-        return family_module(self.family)
-
-
-@dataclass(frozen=True)
-class CellSteps:
-    """A cell and the steps that it consists of."""
-
-    id: str
-    """Unique within the task, fit for file names: `ctc-distilled-s1-beam=5`."""
-    cell: Cell
-    data: Step
-    model: Step
-    evaluation: Step
-    companions: dict[str, CompanionStep]
-    """Who fills the roles that decoding needs."""
-
-    @property
-    def label(self) -> str:
-        """How tables call the cell: `ctc (distilled) [beam=5]`."""
-        model = self.cell.model
-        name = model.system if model.data == "raw" else f"{model.system} ({model.data})"
-        return f"{name} [{self.cell.settings_label}]" if self.cell.settings_label else name
 
 
 @dataclass(frozen=True)
@@ -99,61 +46,8 @@ class Graph:
         for task in self.suite.tasks:
             cells = [c for c in self.cells if c.cell.model.task == task and done(c.model) and done(c.evaluation)]
             if cells:
-                steps[task.name] = self._measure(task, cells)
+                steps[task.name] = measure_step(self.suite, self.conditions, task, cells)
         return steps
-
-    def _measure(self, task: TaskEntry, cells: list[CellSteps]) -> Step:
-        speed, conditions = self.suite.measure.speed, self.conditions
-        assert speed is not None
-        threads = speed.threads or conditions.cores
-        compared = {(reference.system, reference.settings_label) for reference in self.suite.references}
-        spec = {
-            "cells": [
-                {
-                    "id": c.id,
-                    "label": c.label,
-                    "system": c.cell.model.system,
-                    "family": c.cell.model.family,
-                    "config": c.cell.model.config,
-                    "settings": c.cell.settings,
-                    "data": c.cell.model.data,
-                    "seed": c.cell.model.seed,
-                    "companions": {role: companion.description for role, companion in c.companions.items()},
-                }
-                for c in cells
-            ],
-            "references": [
-                c.id
-                for c in cells
-                if c.cell.model.data == "raw" and (c.cell.model.system, c.cell.settings_label) in compared
-            ],
-            "speed": {**speed.model_dump(mode="json"), "threads": threads},
-            "split": self.suite.measure.quality.split,
-            "device": conditions.device,
-            "dtype": conditions.dtype,
-        }
-        parents = {"data": cells[0].data.id}
-        for i, c in enumerate(cells):
-            parents |= {f"model{i}": c.model.id, f"hypotheses{i}": c.evaluation.id}
-            parents |= {role_key(role, i): companion.step.id for role, companion in c.companions.items()}
-        points = len(cells) * len(speed.batch_sizes)
-        return make_step(
-            "measure",
-            spec,
-            parents,
-            sorted(
-                {family_module(c.cell.model.family) for c in cells}
-                | {companion.module for c in cells for companion in c.companions.values()}
-                | {module for c in cells for module in modules_of(c.cell)}
-            ),
-            packages=[package for c in cells for package in packages_of(c.cell)],
-            extra={"machine": conditions.machine},
-            label=f"measure speed on {task.name} ({len(cells)} cells)",
-            alone=True,
-            threads=threads,
-            seconds=timing_time(speed, points),
-            time_limit=HOUR + speed.max_seconds + 300.0 * points,
-        )
 
 
 def build_graph(suite: Suite, conditions: Conditions) -> Graph:
@@ -207,8 +101,11 @@ class _Builder:
             self.trained[name] = self._add(self._make_train(model))
         return self.trained[name]
 
-    def _make_train(self, model: TrainedModel) -> Step:
+    def _make_train(self, model: TrainedModel, trial: str = "") -> Step:
+        """Return the training of `model`, or of the `trial` of a search."""
         parents = {"data": self.prepares[model.task.name].id}
+        if model.trials:
+            parents["choice"] = self._choose(model).id
         if model.teacher is not None:
             parents["targets"] = self._distill(self.by_id[model.task.name, model.teacher, "raw", model.seed]).id
         companions = self._companions(model, model.companions)
@@ -231,6 +128,7 @@ class _Builder:
             "task_config": model.task.config,
             "companions": {role: c.description for role, c in companions.items()},
             "init": None if init is None or model.init is None else {"system": model.init.system, **init.description},
+            **({"trial": True} if trial else {}),
             **self.where,
         }
         others = [*companions.values(), *([init] if init is not None else [])]
@@ -239,10 +137,26 @@ class _Builder:
             spec,
             parents,
             [family_module(model.family), _task_module(model.task), *(c.module for c in others)],
-            label=f"train {_describe(model)}",
+            label=f"{trial or 'train'} {_describe(model)}",
             threads=model.train.threads,
             seconds=seconds,
             time_limit=limit,
+        )
+
+    def _choose(self, model: TrainedModel) -> Step:
+        """Return the step that chooses the best of a model's trials."""
+        count = len(model.trials)
+        steps = [
+            self._add(self._make_train(trial, f"trial {i} of {count} for")) for i, trial in enumerate(model.trials, 1)
+        ]
+        return self._add(
+            make_step(
+                "choose",
+                {"trials": [trial.departures for trial in model.trials]},
+                {f"trial{i}": step.id for i, step in enumerate(steps)},
+                [],
+                label=f"choose hyper-parameters of {_describe(model.trials[0])}",
+            )
         )
 
     def _companions(self, model: TrainedModel, filled: Iterable[Filled]) -> dict[str, CompanionStep]:

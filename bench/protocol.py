@@ -11,8 +11,9 @@ from bench.subsets import POSITION, tag_title
 
 BUDGET_TOLERANCE = 0.02
 """Training budgets that differ by less count as equal: the last batch may overshoot."""
-INIT = "init:"
-"""How the signature of a training begins that started from the encoder of another system, whose name follows."""
+INIT, SEARCH = "init:", "search:"
+"""What the signature of a training says, parts apart by `|`: from whose encoder it started, and which values a search
+for hyper-parameters has chosen."""
 BUSY = 10.0
 """Share of a CPU core, in %, above which other processes make times doubtful."""
 
@@ -107,10 +108,13 @@ def warnings(task: TaskResults) -> list[str]:
             line += " No AR system is, so that distilled rows compare with it only with care."
         lines.append(line)
     lines += _budgets(task)
-    started: dict[str, list[str]] = {}
-    for record in task.records:
-        if record.metric == "train_tokens" and record.signature.startswith(INIT):
-            started.setdefault(record.signature.removeprefix(INIT), []).append(record.system)
+    started, searched = _origins(task, INIT), _origins(task, SEARCH)
+    if searched:
+        found = "; ".join(f"{_and(systems)} {values or 'as it was'}" for values, systems in searched.items())
+        lines.append(
+            "Hyper-parameters are searched on the development set, with as many trials of the same length for every "
+            f"model, which its budget leaves out. Chosen: {found}."
+        )
     if started:
         origins = "; ".join(f"{_and(systems)} from {origin}" for origin, systems in started.items())
         lines.append(f"Start from the encoder of a trained system, whose budget is not counted in theirs: {origins}.")
@@ -134,6 +138,18 @@ def warnings(task: TaskResults) -> list[str]:
     if failed:
         lines.append(f"{failed} of {len(task.cells)} cells failed in whole or in part.")
     return lines
+
+
+def _origins(task: TaskResults, what: str) -> dict[str, list[str]]:
+    """Return what signatures of trainings say after `what`, each with the systems of which it is said."""
+    said: dict[str, list[str]] = {}
+    for record in task.records:
+        if record.metric == "train_tokens":
+            name = record.system if record.data == "raw" else f"{record.system} ({record.data})"
+            for part in record.signature.split("|"):
+                if part.startswith(what):
+                    said.setdefault(part.removeprefix(what), []).append(record.system if what == INIT else name)
+    return said
 
 
 def _fixed_lengths(task: TaskResults) -> list[str]:

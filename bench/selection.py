@@ -21,14 +21,20 @@ CHECKPOINT = "checkpoint.safetensors"
 
 
 def finish(
-    trainer: Trainer, data: DataSpec, metric: str, left_out: int = 0, started: dict[str, Any] | None = None
+    trainer: Trainer,
+    data: DataSpec,
+    metric: str,
+    left_out: int = 0,
+    started: dict[str, Any] | None = None,
+    searched: str | None = None,
 ) -> None:
     """Choose between the best snapshot and the average, write the artifact and drop what only resuming needed.
 
     A model that was not trained is kept as it is.
 
     left_out: training pairs that were not trained on, for their target holds an unknown word; started: the system from
-    whose encoder training started, and the names of the tensors that were taken.
+    whose encoder training started, and the names of the tensors that were taken; searched: the values that a search for
+    hyper-parameters has chosen, in short.
     """
     snapshots = trainer.snapshots()
     untrained = (None, weights_of(trainer.model))
@@ -47,13 +53,15 @@ def finish(
     save_file(chosen, trainer.folder / MODEL_FILE)
     state = trainer.state
     parameters = sum(p.numel() for p in trainer.model.parameters())
+    origin = [] if started is None else [f"init:{started['system']}"]
+    origin += [] if searched is None else [f"search:{searched}"]
     records = [
         {"metric": "parameters", "value": parameters, "unit": ""},
         {
             "metric": "train_tokens",
             "value": state.tokens,
             "unit": "tokens",
-            "signature": "" if started is None else f"init:{started['system']}",
+            "signature": "|".join(origin),
         },
         {"metric": "train_minutes", "value": state.seconds / 60, "unit": "min"},
     ]
@@ -71,6 +79,7 @@ def finish(
             "curve": state.curve,
             "counts": state.counts,
             "init": started,
+            "search": searched,
             "selection": {"metric": metric, "weights": choice, "score": score},
             "data": asdict(data),
             "records": records,

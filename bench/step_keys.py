@@ -15,6 +15,7 @@ StepId = tuple[str, str]
 LIBRARIES = {
     "prepare": ("babel", "kaldi-native-fbank", "numpy", "scipy", "sentencepiece", "soundfile"),
     "train": ("numpy", "sentencepiece", "torch"),
+    "choose": (),
     "distill": ("sentencepiece", "torch"),
     "label": ("eflomal", "numpy", "torch"),
     "evaluate": ("jiwer", "numpy", "sacrebleu", "sentencepiece", "torch"),
@@ -22,11 +23,11 @@ LIBRARIES = {
 }
 """Libraries whose version can change what a step of the kind gives."""
 
-SECONDS = {"prepare": 10.0, "distill": 60.0, "label": 20.0, "evaluate": 20.0}
+SECONDS = {"prepare": 10.0, "choose": 1.0, "distill": 60.0, "label": 20.0, "evaluate": 20.0}
 """Rough times of the other steps."""
 
 HOUR = 3600.0
-TIME_LIMITS = {"prepare": 6 * HOUR, "distill": 24 * HOUR, "label": 6 * HOUR, "evaluate": 6 * HOUR}
+TIME_LIMITS = {"prepare": 6 * HOUR, "choose": HOUR, "distill": 24 * HOUR, "label": 6 * HOUR, "evaluate": 6 * HOUR}
 
 TOKENS_PER_SECOND = {"cpu": 10_000, "cuda": 200_000}
 """Training speed of a small model, for estimates only."""

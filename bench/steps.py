@@ -4,7 +4,9 @@ The kinds of steps, the module whose `run` does each, and the parents each is gi
 
     prepare   bench.preparation   -
     train     bench.training      data (prepare), targets (distill) if the system trains on distilled targets, labels
-                                  (label) if its family asks for them, and companions that training needs
+                                  (label) if its family asks for them, companions that training needs, and choice
+                                  (choose) if hyper-parameters are searched
+    choose    bench.search        trial0, trial1, ... (train): short trainings of which one is the best
     distill   bench.distillation  data (prepare), model (train)
     label     bench.labels        data (prepare), targets (distill) if there are, the companion `ctc` if it aligns
     evaluate  bench.evaluation    data (prepare), model (train), companions that decoding needs
@@ -35,6 +37,7 @@ from typing import Any, Protocol, TextIO
 MODULES = {
     "prepare": "bench.preparation",
     "train": "bench.training",
+    "choose": "bench.search",
     "distill": "bench.distillation",
     "label": "bench.labels",
     "evaluate": "bench.evaluation",

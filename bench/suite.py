@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bench.configs import DistillConfig, MeasureConfig, TrainConfig
+from bench.configs import DistillConfig, MeasureConfig, SearchConfig, TrainConfig
 from bench.gate.config import GateConfig
+from bench.search import Departures, trials_of
 from bench.suite_file import SuiteFile
 from bench.suite_overrides import apply_overrides
 from bench.suite_problems import Problems, SuiteError, show_value, unknown
 from bench.suite_schema import FamilyDescription, TaskDescription, describe_families, describe_tasks, suite_json_schema
+from bench.suite_search import check_search
 from bench.suite_systems import Reference, SettingsEntry, SystemEntry, SystemReader
 from bench.suite_task_checks import check_tasks, init_data
 from bench.suite_tasks import TaskEntry, read_tasks
@@ -55,6 +57,10 @@ class TrainedModel:
     """The other models that training needs, by role."""
     init: Filled | None = None
     """The model on whose encoder this one's starts."""
+    trials: tuple[TrainedModel, ...] = ()
+    """What a search for hyper-parameters trains for a short time; the best one's values are this model's."""
+    departures: Departures = field(default_factory=dict)
+    """What a trial has otherwise."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,7 @@ class Suite:
     tasks: tuple[TaskEntry, ...]
     systems: tuple[SystemEntry, ...]
     train: TrainConfig
+    search: SearchConfig | None
     distill: DistillConfig
     measure: MeasureConfig
     gate: GateConfig
@@ -115,17 +122,19 @@ class Suite:
         return [
             (
                 system,
-                TrainedModel(
-                    task=task,
-                    system=system.name,
-                    family=system.family,
-                    config=system.config,
-                    data=data,
-                    teacher=system.teacher if data == "distilled" else None,
-                    seed=seed,
-                    train=system.train_on(task),
-                    companions=self._filled(system, task, system.needs[task.modality], data),
-                    init=self._init(system, task),
+                self._searched(
+                    TrainedModel(
+                        task=task,
+                        system=system.name,
+                        family=system.family,
+                        config=system.config,
+                        data=data,
+                        teacher=system.teacher if data == "distilled" else None,
+                        seed=seed,
+                        train=system.train_on(task),
+                        companions=self._filled(system, task, system.needs[task.modality], data),
+                        init=self._init(system, task),
+                    )
                 ),
             )
             for task in self.tasks
@@ -134,6 +143,23 @@ class Suite:
             for data in task.kinds(system.data)
             for seed in system.train.seeds
         ]
+
+    def _searched(self, model: TrainedModel) -> TrainedModel:
+        """Return `model` with its trials, if there is a search and anything to train."""
+        if self.search is None or model.train.budget.none:
+            return model
+        recipe = {"budget": self.search.budget, "seeds": model.train.seeds[:1]}
+        trials = tuple(
+            replace(
+                model,
+                seed=model.train.seeds[0],
+                config={**model.config, **departures["config"]},
+                train=TrainConfig(**{**model.train.model_dump(), **departures["train"], **recipe}),
+                departures=departures,
+            )
+            for departures in trials_of(self.search, model.train, model.config)
+        )
+        return replace(model, trials=trials)
 
     def _filled(self, system: SystemEntry, task: TaskEntry, needs: frozenset[str], data: str) -> tuple[Filled, ...]:
         available = {other.name: task.kinds(other.data) for other in self.systems}
@@ -226,6 +252,7 @@ def load_suite(path: Path, overrides: Sequence[str] = ()) -> Suite:
     systems = SystemReader(file.get("systems", []), shared, content.get("train"), tasks, problems)
     check_tasks(tasks, systems.drafts, problems)
     references = systems.references(file.get("references"))
+    check_search(file.get("search"), systems.drafts, tasks, problems)
     if problems:
         raise problems.error()
     return Suite(
@@ -233,6 +260,7 @@ def load_suite(path: Path, overrides: Sequence[str] = ()) -> Suite:
         tasks=tuple(tasks),
         systems=tuple(systems.entries()),
         train=file["train"],
+        search=file["search"],
         distill=file["distill"],
         measure=file["measure"],
         gate=file["gate"],

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from bench.configs import DistillConfig, MeasureConfig, TrainConfig
+from bench.configs import DistillConfig, MeasureConfig, SearchConfig, TrainConfig
 from bench.gate.config import GateConfig
 from models.interface import Options
 
@@ -30,6 +30,8 @@ class SuiteFile(Options):
     """Settings of every system whose family has the field; an entry of a system's own settings wins."""
     train: TrainConfig
     """The training recipe of all systems."""
+    search: SearchConfig | None = None
+    """A search for hyper-parameters before each training; none by default."""
     distill: DistillConfig = DistillConfig()
     """How teachers decode the training sources."""
     systems: list[Any] = Field(min_length=1)

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from bench.augmentation import spec_augment
 from bench.batching import TrainingBatches
-from bench.checkpoint import load_companions, load_model
+from bench.checkpoint import CONFIG_FILE, load_companions, load_model
 from bench.configs import TrainConfig
 from bench.decoding import decode_corpus
 from bench.distillation import read_targets
@@ -28,8 +28,9 @@ from bench.labels import read_labels
 from bench.optimisation import learning_rate, make_optimizer
 from bench.preparation import EncodedPair, PreparedData, build_task
 from bench.quality import selection_value
+from bench.search import chosen, described
 from bench.selection import CHECKPOINT, finish
-from bench.steps import Progress, StepFailure
+from bench.steps import Progress, StepFailure, write_json
 from bench.store import flush
 from models.interface import UNK, Batch, Model
 from models.registry import load_family
@@ -64,11 +65,22 @@ def run(spec: dict[str, Any], folder: Path, parents: dict[str, Path], progress: 
     """Train one model; write `model.safetensors` and `training.json`.
 
     Raises:
-        StepFailure: the loss became NaN or infinite, or there is no target token to train on.
+        StepFailure: the loss became NaN or infinite, or there is no target token to train on; but of a trial that is
+            the result, a score of None.
     """
     if (folder / "training.json").exists():
         return  # killed when all was done but the artifact's last move
-    config = TrainConfig(**spec["train"])
+    try:
+        _train(spec, folder, parents, progress)
+    except StepFailure as error:
+        if not spec.get("trial"):
+            raise
+        write_json(folder / "training.json", {"selection": {"score": None}, "failure": str(error)})
+
+
+def _train(spec: dict[str, Any], folder: Path, parents: dict[str, Path], progress: Progress) -> None:
+    choice = chosen(parents.get("choice"))
+    config = TrainConfig(**{**spec["train"], **choice["train"]})
     data = PreparedData(parents["data"])
     family = load_family(spec["family"])
     pairs = training_pairs(data, parents.get("targets"), parents.get("labels"))
@@ -80,7 +92,7 @@ def run(spec: dict[str, Any], folder: Path, parents: dict[str, Path], progress: 
     task = build_task(spec["task"], spec["task_config"])
     dev = data.examples("dev")[: config.dev_sentences]
     dev_pairs = data.encode(dev)
-    model_config = family.config(**spec["config"])
+    model_config = family.config(**{**spec["config"], **choice["config"]})
     settings = family.settings(**model_config.development())
 
     def evaluate(model: Model) -> float:
@@ -98,7 +110,10 @@ def run(spec: dict[str, Any], folder: Path, parents: dict[str, Path], progress: 
     trainer = Trainer(model, pairs, config, spec["seed"], spec["dtype"], folder, evaluate, progress)
     trainer.train()
     started = None if init is None else {"system": init["system"], "tensors": taken}
-    finish(trainer, data.data_spec, task.selection_metric, left_out, started)
+    if choice["config"]:
+        write_json(folder / CONFIG_FILE, choice["config"])
+    searched = None if "choice" not in parents else described(choice)
+    finish(trainer, data.data_spec, task.selection_metric, left_out, started, searched)
 
 
 def training_pairs(data: PreparedData, targets: Path | None, labels: Path | None = None) -> list[EncodedPair]:

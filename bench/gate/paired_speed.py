@@ -13,13 +13,14 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
+from bench.cell_steps import CellSteps
 from bench.errors import UserError
 from bench.gate.config import GateConfig
 from bench.gate.pairs import Judgement, Pair
 from bench.gate.session import BASELINE, CANDIDATE, Session, Timed, TimedPoint
 from bench.gate.turns import Checkout, Died, Failure
 from bench.gate.verdicts import Finding, Verdict
-from bench.graph import CellSteps, Graph
+from bench.graph import Graph
 from bench.sides import CellKey
 from bench.steps import Step
 from bench.store import Store

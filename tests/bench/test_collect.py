@@ -11,9 +11,10 @@ import pytest
 
 from bench import collect as collect_module
 from bench import step_keys
+from bench.cell_steps import Conditions
 from bench.collect import Collector, git_state, write_results
 from bench.execution import Result
-from bench.graph import Conditions, build_graph
+from bench.graph import build_graph
 from bench.jobs import Outcome
 from bench.names import escape, unescape
 from bench.records import read_records

@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 
 from bench import step_keys
+from bench.cell_steps import Conditions
 from bench.errors import DataError, UserError
-from bench.graph import Conditions, build_graph
+from bench.graph import build_graph
 from bench.names import slug
 from bench.suite import load_suite
 from models import registry
@@ -264,3 +265,39 @@ def test_a_package_that_is_missing_is_told_before_anything_runs(small, monkeypat
     monkeypatch.setattr(type(registry.load_family("ctc").settings()), "packages", lambda self: ("no_such_engine",))
     with pytest.raises(UserError, match=r"nat \[.*\] needs the package no_such_engine, which is not installed: pip"):
         small()
+
+
+SEARCH = "search={trials: 2, budget: {target_tokens: 10_000}, train: {learning_rate: [0.001, 0.004]}}"
+
+
+def test_a_search_precedes_every_training(small):
+    """Trials have the first seed, so that both seeds of a model share them and what was chosen."""
+    graph = small(SEARCH)
+    kinds = Counter(step.kind for step in graph.work)
+    assert kinds == {"train": 6 + 3 * 2, "choose": 3, "distill": 2, "evaluate": 8}
+    by_id = {step.id: step for step in graph.work}
+    steps = {step.label: step for step in graph.work}
+    for seed in (1, 2):
+        choice = by_id[steps[f"train nat (distilled, seed {seed}) on text"].parents["choice"]]
+        assert choice.label == "choose hyper-parameters of nat (distilled, seed 1) on text"
+        trials = [by_id[choice.parents[f"trial{i}"]] for i in range(2)]
+        assert [trial.label for trial in trials] == [
+            f"trial {i} of 2 for nat (distilled, seed 1) on text" for i in (1, 2)
+        ]
+        assert [trial.spec["train"]["learning_rate"] for trial in trials] == [
+            2e-3,
+            trials[1].spec["train"]["learning_rate"],
+        ]
+        assert {trial.spec["train"]["budget"]["target_tokens"] for trial in trials} == {10_000}
+        assert all("choice" not in trial.parents and trial.spec["trial"] for trial in trials)
+        teacher = by_id[trials[0].parents["targets"]]
+        assert by_id[teacher.parents["model"]].parents.keys() >= {"choice"}, "targets are those of the searched teacher"
+
+
+def test_keys_of_trainings_follow_from_the_search(small):
+    def key(*overrides):
+        return ids(small(*overrides).work)["train base (raw, seed 1) on text"]
+
+    longer = SEARCH.replace("10_000", "20_000")
+    assert len({key(), key(SEARCH), key(longer), key(SEARCH.replace("0.004", "0.008"))}) == 4
+    assert "trial" not in {step.label: step for step in small().work}["train base (raw, seed 1) on text"].spec

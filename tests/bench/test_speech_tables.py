@@ -147,6 +147,20 @@ def test_the_head_says_which_systems_start_from_an_encoder_that_was_trained_befo
     assert not any("Start from" in line for line in protocol(by_task(speech_records(ONE))[0]))
 
 
+def test_the_head_says_what_a_search_has_chosen():
+    cells = [*ONE, *(replace(ONE[0], system=name) for name in ("rnn", "other"))]
+    said = {"rnn": "init:ctc|search:dropout=0.2", "other": "search:"}
+    rows = [
+        replace(r, signature=said.get(r.system, "")) if r.metric == "train_tokens" else r
+        for r in speech_records(cells, references=())
+    ]
+    (task,) = by_task(rows)
+    lines = protocol(task)
+    assert any(line.endswith("Chosen: rnn dropout=0.2; other as it was.") for line in lines)
+    assert any(line.endswith("not counted in theirs: rnn from ctc.") for line in lines)
+    assert not any("searched" in line for line in protocol(by_task(speech_records(ONE))[0]))
+
+
 def test_accuracy_under_parallelism_is_that_of_what_the_error_rate_leaves():
     row = only(speech_records(ONE, references=()), "Accuracy under parallelism (AUP)")
     assert row["AUP of character accuracy ↑"] == f"{11 * 90:.0f}"  # 11 tokens in one pass

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.cell_steps import Conditions
 from bench.errors import UserError
 from bench.gate import paired_speed
 from bench.gate.config import GateConfig
@@ -12,7 +13,7 @@ from bench.gate.pairs import Pair, judge
 from bench.gate.session import BASELINE, CANDIDATE, Timed, TimedPoint
 from bench.gate.turns import Checkout, Died, Failure
 from bench.gate.verdicts import Verdict, exit_code
-from bench.graph import Conditions, build_graph
+from bench.graph import build_graph
 from bench.store import Store
 from bench.suite import load_suite
 
