@@ -103,10 +103,8 @@ def _misfits(role: Role, companion: Companion, other: Draft, draft: Draft) -> li
         reason = draft.config.refuses(role.name, other.config)
         if reason is not None:
             found.append(f"{companion.system!r} does not fit as {role.name}: {reason}")
-    if other.train is not None and draft.train is not None:
-        missing = [str(seed) for seed in draft.train.seeds if seed not in other.train.seeds]
-        if missing:
-            found.append(f"{companion.system!r} is not trained with seed {', '.join(missing)}")
+    if seeds := draft.seeds_missing_in(other):
+        found.append(f"{companion.system!r} is not trained with seed {seeds}")
     return found
 
 

@@ -92,6 +92,12 @@ class Draft:
         """Its name, if it could be read."""
         return self.section.get("name")
 
+    def seeds_missing_in(self, other: Draft) -> str:
+        """Return its seeds that `other`, on whose models it builds, is not trained with: `3, 4`; nothing if all are."""
+        if self.train is None or other.train is None:
+            return ""
+        return ", ".join(str(seed) for seed in self.train.seeds if seed not in other.train.seeds)
+
     def entry(self) -> SystemEntry:
         """Return the finished system; only for a draft without problems."""
         assert self.family is not None
@@ -255,12 +261,8 @@ class SystemReader:
             self.problems.add(path, f"{name!r} cannot be its own teacher")
             return
         teacher = self._autoregressive_on_raw(name, path, "a teacher")
-        if teacher is not None and teacher.train and draft.train:
-            missing = [str(seed) for seed in draft.train.seeds if seed not in teacher.train.seeds]
-            if missing:
-                self.problems.add(
-                    path, f"{name!r} is not trained with seed {', '.join(missing)}; a student's seeds need it"
-                )
+        if teacher is not None and (missing := draft.seeds_missing_in(teacher)):
+            self.problems.add(path, f"{name!r} is not trained with seed {missing}; a student's seeds need it")
 
     def _autoregressive_on_raw(self, name: str, path: KeyPath, role: str) -> Draft | None:
         """Return the system called `name` after checking that it can be a teacher or a reference."""

@@ -62,12 +62,8 @@ def _misfits(task: TaskEntry, draft: Draft, systems: dict[str, Draft]) -> Iterat
         reason = draft.config.differing(other, _encoder_fields(draft.config))
         if reason is not None:
             yield f"{draft.name!r} cannot start from the encoder of {init!r}: {reason}"
-        theirs = systems[init].train
-        missing = (
-            [str(seed) for seed in draft.train.seeds if seed not in theirs.seeds] if draft.train and theirs else []
-        )
-        if missing:
-            yield f"{draft.name!r} cannot start from {init!r}, which is not trained with seed {', '.join(missing)}"
+        if seeds := draft.seeds_missing_in(systems[init]):
+            yield f"{draft.name!r} cannot start from {init!r}, which is not trained with seed {seeds}"
     for name, role, data in _used(task, draft):
         if name in systems and not task.has(name):
             yield f"{draft.name!r} uses {name!r} as {role}, which systems leaves out"
