@@ -10,17 +10,13 @@ not have.
 
 from __future__ import annotations
 
-from typing import Self
-
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from models.alignment import best_alignment, ctc_loss
-from models.decoding.prefix_beam import Fusion, decode_frames
+from models.decoding.frames import FrameSettings, decode_frames
 from models.encoder import memory_mask, source_encoder
-from models.fixed_length import LengthSettings, refused_frames
-from models.interface import BOS, EOS, MASK, PAD, PLH, UNK, Batch, DataSpec, Decoded, Family, Losses, Model, Options
+from models.interface import BOS, EOS, MASK, PAD, PLH, UNK, Batch, DataSpec, Decoded, Family, Losses, Model
 from models.layers import Embedding
 from models.output import OutputLayer
 from models.upsampling import FrameConfig, Upsampler, frame_layers, frames_per_position
@@ -30,40 +26,8 @@ class Config(FrameConfig):
     """Shape; a change means retraining. The decoder's layers are those over frames."""
 
 
-class Settings(LengthSettings):
+class Settings(FrameSettings):
     """Decoding; swept over one checkpoint."""
-
-    beam: int = Field(1, ge=1)
-    """Prefix beam size; 1 takes the best symbol of each frame."""
-    blank_threshold: float = Field(1.0, gt=0, le=1)
-    """A beam passes over frames whose blank is more probable (Chen et al. 2016): faster, but outputs may differ."""
-    lm_weight: float = Field(0.0, ge=0)
-    """Weight of an n-gram language model of the training targets beside CTC; needs a beam."""
-    lm_order: int = Field(4, ge=1)
-    """Its order: symbols that it looks at, the predicted one included."""
-    lm_bonus: float = 0.0
-    """Added to the score for each symbol, against the preference of language models for short text."""
-
-    @model_validator(mode="after")
-    def _every_value_counts(self) -> Self:
-        if self.fixed and self.beam > 1:
-            raise ValueError(f"output_length source needs beam 1, not {self.beam}")
-        if self.lm_weight and self.beam == 1:
-            raise ValueError("lm_weight needs a beam above 1")
-        if self.blank_threshold < 1 and self.beam == 1:
-            raise ValueError(f"blank_threshold {self.blank_threshold:g} has no effect without a beam above 1")
-        idle = [name for name in ("lm_order", "lm_bonus") if name in self.departures()]
-        if idle and not self.lm_weight:
-            raise ValueError(f"{', '.join(idle)} has no effect without lm_weight")
-        return self
-
-    def language_model_order(self) -> int:
-        """That of the language model, if it has any weight."""
-        return self.lm_order if self.lm_weight else 0
-
-    def misfit(self, config: Options) -> str | None:
-        """Outputs as long as the source need a blank between two tokens."""
-        return refused_frames(self, getattr(config, "upsampling", None))
 
 
 class CTC(Model):
@@ -113,17 +77,10 @@ class CTC(Model):
         return self.decoder(x, self_mask=mask, memory=memory, memory_mask=source.mask), frames
 
     def decode(self, src: Tensor, src_len: Tensor, settings: Settings) -> Decoded:
-        """Decode in one pass; greedy scores are the best alignment's log-probability, beam scores the prefix's.
-
-        With a language model, what that adds is in the score.
-        """
+        """Decode in one pass; see `decode_frames`."""
         hidden, frames = self._frames(src, src_len)
-        fusion = None
-        if settings.lm_weight:
-            fusion = Fusion(self.language_models[settings.lm_order], settings.lm_weight, settings.lm_bonus)
-        fixed = src_len if settings.fixed else None
-        limit, skip = self.max_target_length, settings.blank_threshold
-        return decode_frames(self.output, hidden, frames, settings.beam, limit, fusion, skip, fixed)
+        limit = self.max_target_length
+        return decode_frames(self.output, hidden, frames, src_len, settings, limit, self.language_models)
 
     def observed_modules(self) -> dict[str, list[nn.Module]]:
         """The encoder's stack and the stack over frames."""

@@ -11,19 +11,16 @@ Deviations from the paper: pre-norm by default, no dropout on attention weights,
 
 from __future__ import annotations
 
-from typing import Self
-
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from models.alignment import best_alignment, ctc_loss
+from models.decoding.frames import FrameSettings, decode_frames
 from models.decoding.noise import draw_seeds, uniform_noise
-from models.decoding.prefix_beam import decode_frames
 from models.encoder import CanvasDecoder, Memory, source_encoder
-from models.fixed_length import LengthSettings, refused_frames
 from models.glancing import GlancingConfig, first_pass, reveal
-from models.interface import BOS, EOS, MASK, PAD, PLH, UNK, Batch, DataSpec, Decoded, Family, Losses, Model, Options
+from models.interface import BOS, EOS, MASK, PAD, PLH, UNK, Batch, DataSpec, Decoded, Family, Losses, Model
 from models.layers import Embedding, Stack, padding_mask
 from models.output import OutputLayer
 from models.upsampling import Upsampler, frames_per_position
@@ -36,21 +33,8 @@ class Config(GlancingConfig):
     """Frames per encoder position; by default 3 for text, and 1 for speech, which has more of them than it needs."""
 
 
-class Settings(LengthSettings):
+class Settings(FrameSettings):
     """Decoding; swept over one checkpoint."""
-
-    beam: int = Field(1, ge=1)
-    """Prefix beam size; 1 takes the best symbol of each frame."""
-
-    @model_validator(mode="after")
-    def _fixed_length_has_no_beam(self) -> Self:
-        if self.fixed and self.beam > 1:
-            raise ValueError(f"output_length source needs beam 1, not {self.beam}")
-        return self
-
-    def misfit(self, config: Options) -> str | None:
-        """Outputs as long as the source need a blank between two tokens."""
-        return refused_frames(self, getattr(config, "upsampling", None))
 
 
 class GLATCTC(Model):
@@ -105,11 +89,11 @@ class GLATCTC(Model):
         return -ctc_loss(self.output, states, frames, batch.tgt, batch.tgt_len)[1]
 
     def decode(self, src: Tensor, src_len: Tensor, settings: Settings) -> Decoded:
-        """Decode in one pass; greedy scores are the best alignment's log-probability, beam scores the prefix's."""
+        """Decode in one pass; see `decode_frames`."""
         inputs, frames, memory = self._inputs(src, src_len)
         hidden = self.decoder.run(inputs, frames, memory)
-        fixed = src_len if settings.fixed else None
-        return decode_frames(self.output, hidden, frames, settings.beam, self.max_target_length, fixed=fixed)
+        limit = self.max_target_length
+        return decode_frames(self.output, hidden, frames, src_len, settings, limit, self.language_models)
 
     def observed_modules(self) -> dict[str, list[nn.Module]]:
         """The encoder's stack and the stack over frames."""

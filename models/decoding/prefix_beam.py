@@ -1,4 +1,4 @@
-"""From distributions over frames to output: the best alignment collapsed, or prefix beam search."""
+"""Prefix beam search: the most probable outputs of CTC, summed over their alignments."""
 
 from __future__ import annotations
 
@@ -8,11 +8,8 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from models.alignment import collapse
-from models.fixed_length import spaced_out
-from models.interface import BLANK, BOS, EOS, PAD, Decoded, LanguageModel
+from models.interface import BLANK, BOS, EOS, PAD, LanguageModel
 from models.layers import padding_mask
-from models.output import OutputLayer
 
 FUSED_SYMBOLS = 40
 """With a language model at least so many of a frame's symbols are tried."""
@@ -36,45 +33,6 @@ class Fusion:
         added = self.weight * log_probs + self.bonus
         added[:, :, EOS] -= self.bonus
         return added
-
-
-def decode_frames(
-    output: OutputLayer,
-    hidden: Tensor,
-    frames: Tensor,
-    beam: int,
-    max_length: int,
-    fusion: Fusion | None = None,
-    blank_threshold: float = 1.0,
-    fixed: Tensor | None = None,
-) -> Decoded:
-    """Return the output of one pass: collapsed, at most `max_length` tokens.
-
-    Args:
-        output: gives the symbols' probabilities.
-        hidden: [b, f, d] states of the frames.
-        frames: [b] frames that count.
-        beam: prefix beam size; 1 takes the best symbol of each frame.
-        max_length: longest output, in tokens.
-        fusion: a language model, for a beam.
-        blank_threshold: see `prefix_beam_search`.
-        fixed: [b] lengths of the outputs, whatever the symbols are; without a beam.
-
-    Greedy scores are the log-probability of the best alignment, beam scores what the search ranks by.
-    """
-    if beam == 1:
-        alignment, best = (x.view(hidden.shape[:2]) for x in output.most_probable(hidden.flatten(0, 1)))
-        scores = best.masked_fill(~padding_mask(frames, best.shape[1]), 0.0).sum(1)
-        if fixed is not None:
-            alignment = spaced_out(alignment, frames, fixed)
-        tokens, lengths = collapse(alignment, frames)
-    else:
-        log_probs = output(hidden).log_softmax(-1)  # [b, f, v]
-        held, counts, totals = prefix_beam_search(log_probs, frames, beam, fusion, blank_threshold)
-        lengths, scores = counts[:, 0], totals[:, 0]
-        tokens = held[:, 0, : int(lengths.max()) if len(lengths) else 0]
-    lengths = lengths.clamp(max=max_length)
-    return Decoded(tokens[:, :max_length], lengths, scores, lengths.new_ones(lengths.shape))
 
 
 def prefix_beam_search(

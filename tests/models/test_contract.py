@@ -32,7 +32,7 @@ SWEEP = {
     "imputer": [{}, {"iterations": 2}],
     "inat": [{}, {"length_beam": 3}],
     "glat": [{}, {"length_beam": 3}],
-    "glat_ctc": [{}, {"beam": 4}],
+    "glat_ctc": [{}, {"beam": 4}, {"beam": 4, "blank_threshold": 0.3}],
 }
 # Decoder passes that a round of refinement may cost, if not one.
 PASSES_PER_ROUND = {"levenshtein": 3}
