@@ -25,7 +25,7 @@ CONFIG_FILE = "config.json"
 def load_model(
     family: str, config: dict[str, Any], data_spec: DataSpec, model_folder: Path, device: torch.device | str = "cpu"
 ) -> Model:
-    """Build the model of `family` and fill it from `model_folder`; it is on `device` and in eval mode.
+    """Build the model of `family` and fill it from `model_folder`: on `device`, in eval mode, not to be trained.
 
     config: as the suite has it; what a search has chosen otherwise lies in the folder.
 
@@ -45,7 +45,7 @@ def load_model(
     except SafetensorError as error:
         raise ValueError(f"{file} is damaged ({error}); remove its folder and run again") from error
     fill(model, weights)
-    return model.to(device).eval()
+    return model.to(device).eval().requires_grad_(False)
 
 
 def load_companions(

@@ -95,7 +95,9 @@ def _moved(values: Sequence[Any]) -> int:
     """Return the bytes of the tensors among `values`; one that is expanded counts as what is stored of it."""
     total = 0
     for value in values:
-        if isinstance(value, Tensor):
+        if isinstance(value, Tensor) and value.is_mkldnn:  # opaque: its strides mean nothing
+            total += value.numel() * value.element_size()
+        elif isinstance(value, Tensor):
             stored = 1
             for size, stride in zip(value.shape, value.stride(), strict=True):
                 stored *= size if stride else 1

@@ -3,14 +3,18 @@
 PyTorch hands float32 products on x86 to MKL, whose fastest kernels run on Intel's processors only: on AMD's oneDNN,
 which PyTorch holds too but asks for other types alone, takes half the time (AMD EPYC with AVX-512: a third to a half,
 from one row of input to thousands). Both sum in float32; results differ in the last bits.
+
+Its kernels read weights in blocks, and rearrange others in every call, which takes as long as the product where there
+are few rows of input. Parameters that are not trained (`requires_grad_(False)`) are given to it in blocks, once.
 """
 
 from __future__ import annotations
 
 import platform
+import weakref
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +24,26 @@ from torch.autograd.function import once_differentiable
 MAKERS = ("AuthenticAMD", "HygonGenuine")
 LARGE_WEIGHT, LARGE_PRODUCT = 2**18, 2**21
 """Elements of a weight, and multiplications, from which a call of oneDNN, 10 microseconds dearer, pays."""
+BLOCK_ROWS = 32
+"""Rows of input that blocks are made for. From two rows on all kernels read the same blocks; for a single row, which is
+faster with them too, oneDNN would ask for the weight as it is."""
+
+
+class Blocks(NamedTuple):
+    """What a parameter holds, in the order in which oneDNN's kernels read it."""
+
+    weight: Tensor
+    """[o, i], opaque to all but oneDNN."""
+    version: int
+    """The parameter's, which every change in place counts up, when they were made."""
+    address: int
+    """Where the parameter's values lay then."""
+    parameter: weakref.ref[nn.Parameter]
+    """Whose they are."""
+
+
+_blocks: dict[int, Blocks] = {}
+"""By the identity of the parameter, while it lives."""
 
 
 @cache
@@ -30,6 +54,7 @@ def prefers_onednn() -> bool:
         and torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
         and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+        and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
         and any(maker in _processor() for maker in MAKERS)
         and _agrees()
     )
@@ -43,17 +68,9 @@ def product(
     relu: negative values become 0; added: [..., o], added to the product. At most one of them; oneDNN does either on
     the way.
     """
-    assert added is None or not relu
     if _by_onednn(x, weight):
-        result: Tensor
-        if added is not None and added.dtype == torch.float32:
-            result = torch.ops.mkldnn._linear_pointwise.binary(x, added, weight, bias, "add")
-            return result
-        result = _onednn(x, weight, bias, "relu" if relu else "none")
-    else:
-        result = F.linear(x, weight, bias)
-        result = result.relu_() if relu else result
-    return result if added is None else added + result
+        return _product_by_onednn(x, weight, bias, relu, added)
+    return _product_by_default(x, weight, bias, relu, added)
 
 
 def linear(
@@ -61,11 +78,40 @@ def linear(
 ) -> Tensor:
     """Return what `product` returns; also when gradients are wanted."""
     if not (torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias, added))):
-        return product(x, weight, bias, relu, added)
+        if _by_onednn(x, weight):
+            return _product_by_onednn(x, in_blocks(weight), bias, relu, added)
+        return _product_by_default(x, weight, bias, relu, added)
     differentiable = _Linear.apply if _by_onednn(x, weight) else F.linear
     result: Tensor = differentiable(x, weight, bias)
     result = F.relu(result) if relu else result
     return result if added is None else added + result
+
+
+def in_blocks(weight: Tensor) -> Tensor:
+    """Return the values [o, i] of a parameter that is not trained, in blocks for oneDNN; other tensors as they are.
+
+    Blocks are made when they are first wanted, and again when the parameter has changed. They take as much memory as
+    it, and are freed with it. Those that are trained have none: fused optimisers change them without a trace.
+    """
+    if not isinstance(weight, nn.Parameter) or weight.requires_grad or weight.is_inference():
+        return weight
+    key = id(weight)
+    kept = _blocks.get(key)
+    if (
+        kept is None
+        or kept.parameter() is not weight
+        or kept.version != weight._version
+        or kept.address != weight.data_ptr()
+    ):
+        blocks: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), BLOCK_ROWS)
+        reference = weakref.ref(weight, lambda gone: _forget(key, gone))
+        kept = _blocks[key] = Blocks(blocks, weight._version, weight.data_ptr(), reference)
+    return kept.weight
+
+
+def _forget(key: int, parameter: weakref.ref[nn.Parameter]) -> None:
+    if (kept := _blocks.get(key)) is not None and kept.parameter is parameter:  # not another's with the same identity
+        del _blocks[key]
 
 
 class Linear(nn.Linear):
@@ -108,6 +154,22 @@ def _by_onednn(x: Tensor, weight: Tensor) -> bool:
     return prefers_onednn() and torch._C._get_mkldnn_enabled() and not torch.is_autocast_enabled("cpu")
 
 
+def _product_by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool, added: Tensor | None) -> Tensor:
+    assert added is None or not relu
+    if added is not None and added.dtype == torch.float32:
+        result: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, added, weight, bias, "add")
+        return result
+    result = _onednn(x, weight, bias, "relu" if relu else "none")
+    return result if added is None else added + result
+
+
+def _product_by_default(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool, added: Tensor | None) -> Tensor:
+    assert added is None or not relu
+    result = F.linear(x, weight, bias)
+    result = result.relu_() if relu else result
+    return result if added is None else added + result
+
+
 def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "none") -> Tensor:
     result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], "")
     return result
@@ -126,6 +188,7 @@ def _agrees() -> bool:
     x, weight = torch.linspace(-1, 1, 3 * 8).view(3, 8), torch.linspace(1, -2, 5 * 8).view(5, 8)
     bias = torch.linspace(0, 1, 5)
     try:
+        blocks = in_blocks(nn.Parameter(weight, requires_grad=False))
         pairs = (
             (_onednn(x, weight, bias), F.linear(x, weight, bias)),
             (_onednn(x.t(), weight[:3].t(), None), x.t() @ weight[:3]),
@@ -134,6 +197,7 @@ def _agrees() -> bool:
                 torch.ops.mkldnn._linear_pointwise.binary(x, x[:, :5], weight, bias, "add"),
                 x[:, :5] + F.linear(x, weight, bias),
             ),
+            *((_onednn(part, blocks, bias), F.linear(part, weight, bias)) for part in (x, x[:1])),
         )
     except (RuntimeError, TypeError):  # no kernel on this processor, or another signature
         return False

@@ -37,6 +37,7 @@ VALUES = torch.arange(4.0).reshape(2, 2)
 def test_a_model_is_filled_and_its_ties_stay(load):
     model = load(weight=torch.ones(3), embedding__weight=VALUES)
     assert not model.training
+    assert not any(parameter.requires_grad for parameter in model.parameters())
     assert torch.equal(model.weight, torch.ones(3))
     assert torch.equal(model.output.weight, VALUES)
     assert model.output.weight is model.embedding.weight

@@ -1,11 +1,14 @@
 """Linear maps: either library gives the product and its gradients, and which one is asked."""
 
+import gc
+
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from models import linear as module
-from models.linear import Linear, linear, prefers_onednn, product, product_of_transposes
+from models.linear import Linear, in_blocks, linear, prefers_onednn, product, product_of_transposes
 
 
 @pytest.fixture(params=["onednn", "default"])
@@ -142,3 +145,83 @@ def test_what_is_done_on_the_way(library, options, wanted):
         pairs = zip(torch.autograd.grad(result, leaves, seed), torch.autograd.grad(expected, leaves, seed), strict=True)
         for got, exact in pairs:
             torch.testing.assert_close(got, exact, atol=1e-4, rtol=1e-4)
+
+
+needs_onednn = pytest.mark.skipif(not module._agrees(), reason="this build of PyTorch has no oneDNN kernel")
+
+
+def frozen(outputs, inputs):
+    return nn.Parameter(torch.randn(outputs, inputs), requires_grad=False)
+
+
+@needs_onednn
+@pytest.mark.parametrize("rows", [1, 2, 7, 32, 200])
+def test_blocks_give_the_same_product(rows):
+    torch.manual_seed(3)
+    weight, x, bias = frozen(130, 70), torch.randn(rows, 70), torch.randn(130)
+    blocks = in_blocks(weight)
+    assert blocks.is_mkldnn
+    assert blocks.shape == weight.shape
+    plain, blocked = module._onednn(x, weight, bias), module._onednn(x, blocks, bias)
+    if rows == 1:  # other kernels
+        torch.testing.assert_close(blocked, plain, atol=1e-5, rtol=1e-5)
+    else:
+        assert torch.equal(blocked, plain)
+
+
+@needs_onednn
+def test_blocks_are_made_once_and_follow_the_parameter():
+    weight, x = frozen(6, 8), torch.randn(3, 8)
+    blocks = in_blocks(weight)
+    assert in_blocks(weight) is blocks
+
+    def check():
+        torch.testing.assert_close(module._onednn(x, in_blocks(weight), None), x @ weight.t(), atol=1e-5, rtol=1e-5)
+
+    weight.mul_(2)
+    check()
+    weight.data = torch.randn(6, 8)  # leaves the version as it is
+    check()
+    weight.detach().copy_(torch.randn(6, 8))
+    check()
+
+
+@needs_onednn
+def test_what_is_trained_has_no_blocks():
+    """A fused optimiser changes parameters and counts no version up."""
+    weight = nn.Parameter(torch.randn(6, 8))
+    optimizer = torch.optim.AdamW([weight], fused=True)
+    with torch.no_grad():
+        assert in_blocks(weight) is weight
+        before = linear(torch.ones(2, 8), weight)
+    linear(torch.ones(2, 8), weight).sum().backward()
+    optimizer.step()
+    with torch.no_grad():
+        assert not torch.equal(linear(torch.ones(2, 8), weight), before)
+    assert in_blocks(torch.randn(6, 8)).is_mkldnn is False
+
+
+@needs_onednn
+def test_blocks_go_with_their_parameter():
+    weight = frozen(6, 8)
+    in_blocks(weight)
+    key, other = id(weight), module._blocks[id(weight)]
+    del weight
+    gc.collect()
+    assert key not in module._blocks
+    # Another parameter that has the same identity by now keeps its own.
+    new = frozen(6, 8)
+    in_blocks(new)
+    module._forget(id(new), other.parameter)
+    assert id(new) in module._blocks
+
+
+def test_decoding_reads_blocks(library, monkeypatch):
+    made = []
+    monkeypatch.setattr(module, "in_blocks", lambda weight: made.append(weight) or weight)
+    layer = Linear(8, 4)
+    layer(torch.ones(2, 8))
+    assert not made  # trained
+    layer.requires_grad_(False)
+    layer(torch.ones(2, 8))
+    assert bool(made) is (library == "onednn")
