@@ -130,6 +130,7 @@ def environment(device: str, dtype: str, threads: int) -> dict[str, Any]:
     import torch
 
     from models.linear import prefers_onednn
+    from models.native.library import made_by
 
     on_cuda = device.startswith("cuda")
     hardware = {
@@ -148,14 +149,21 @@ def environment(device: str, dtype: str, threads: int) -> dict[str, Any]:
     rounding: dict[str, Any] = {
         name: hardware[name] for name in ("device_name", "dtype", "torch", "cuda") if name in hardware
     }
+    kernels = None if on_cuda else made_by()
     if not on_cuda:
         instructions = torch.backends.cpu.get_cpu_capability()
-        rounding |= {"instructions": instructions, "generation": _generation(), "products": products}
+        rounding |= {
+            "instructions": instructions,
+            "generation": _generation(),
+            "products": products,
+            "kernels": kernels,
+        }
     return {
         **hardware,
         "fingerprint": _digest(hardware),
         "arithmetic": _digest(rounding),
         "matrix_products": products,
+        "kernels": kernels,
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY"),
         "platform": platform.platform(),

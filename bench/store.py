@@ -13,6 +13,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 import shutil
 import sysconfig
 from collections.abc import Callable, Iterable, Iterator
@@ -126,7 +127,8 @@ def code_fingerprint(modules: Iterable[str]) -> str:
 
     Local are this project's packages, those that `modules` name (an external family's), and all else that is neither
     of the standard library nor installed: a helper that lies beside a family. Comments, docstrings and layout do not
-    count, so that mending them recomputes nothing. Nothing is imported for it.
+    count, so that mending them recomputes nothing; C code that lies beside a module which names its file counts as it
+    is. Nothing is imported for it.
 
     Raises:
         ModuleNotFoundError: one of `modules` is not there.
@@ -171,7 +173,15 @@ def _module_code(name: str, packages: tuple[str, ...]) -> tuple[str, tuple[str, 
         if parts[0] not in LOCAL_PACKAGES:
             imports |= {".".join(parts[:i]) for i in range(1, len(parts))}
     local = sorted(module for module in imports - {name} if _is_local(module, packages))
-    return hashlib.sha256(_dump(tree).encode()).hexdigest(), tuple(local)
+    compiled = [path.read_bytes() for path in _c_files(tree, file.parent)]
+    return hashlib.sha256(b"\0".join([_dump(tree).encode(), *compiled])).hexdigest(), tuple(local)
+
+
+def _c_files(tree: ast.Module, folder: Path) -> list[Path]:
+    """Return the files of C code in `folder` whose names the module holds."""
+    strings = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+    names = [value for value in strings if isinstance(value, str) and re.fullmatch(r"\w+\.c", value)]
+    return [folder / name for name in names if (folder / name).is_file()]
 
 
 def _is_local(name: str, packages: tuple[str, ...]) -> bool:

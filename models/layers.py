@@ -18,6 +18,7 @@ from models.attention import Attention, Block, KeyValues
 from models.dropout import Dropout
 from models.interface import PAD, Options
 from models.linear import Linear
+from models.native.stack import run_layers
 
 
 class BackboneConfig(Options):
@@ -266,6 +267,9 @@ class Stack(nn.Module):
         memory_mask: Tensor | None = None,
     ) -> Tensor:
         """Run on x [b, t, d]. Masks broadcast to [b, h, t, s] and are True where attention is allowed."""
+        states = run_layers(self, x, self_mask, causal, None, memory, memory_mask)
+        if states is not None:
+            return self.final_norm(states)  # type: ignore[no-any-return]
         for i, layer in enumerate(self.layers):
             x = layer(x, self_mask, causal, None if memory is None else memory[i], memory_mask)
         result: Tensor = self.final_norm(x)
@@ -284,6 +288,9 @@ class Stack(nn.Module):
         block: Block | None = None,
     ) -> Tensor:
         """Run on the next position x [b, 1, d], or the `block` of them [b, m, d]; puts it into every layer's cache."""
+        states = run_layers(self, x, None, False, caches, memory, memory_mask) if block is None else None
+        if states is not None:
+            return self.final_norm(states)  # type: ignore[no-any-return]
         for i, layer in enumerate(self.layers):
             crossed = None if memory is None else memory[i]
             x = layer.step(x, caches[i], crossed, memory_mask, block)  # type: ignore[operator]

@@ -21,6 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from models.native.product import row_product
+
 MAKERS = ("AuthenticAMD", "HygonGenuine")
 LARGE_WEIGHT, LARGE_PRODUCT = 2**18, 2**21
 """Elements of a weight, and multiplications, from which a call of oneDNN, 10 microseconds dearer, pays."""
@@ -79,7 +81,8 @@ def linear(
     """Return what `product` returns; also when gradients are wanted."""
     if not (torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias, added))):
         if _by_onednn(x, weight):
-            return _product_by_onednn(x, in_blocks(weight), bias, relu, added)
+            single = row_product(x, weight, bias, relu, added)
+            return _product_by_onednn(x, in_blocks(weight), bias, relu, added) if single is None else single
         return _product_by_default(x, weight, bias, relu, added)
     differentiable = _Linear.apply if _by_onednn(x, weight) else F.linear
     result: Tensor = differentiable(x, weight, bias)

@@ -279,6 +279,7 @@ def _facts(side: Side) -> list[tuple[str, str]]:
         "Device": machine.get("device_name"),
         "Arithmetic": machine.get("dtype"),
         "Matrix products": machine.get("matrix_products"),
+        "Kernels in C": machine.get("kernels"),
         "Platform": machine.get("platform"),
         "Python": machine.get("python"),
         "Libraries": ", ".join(f"{name} {version}" for name, version in libraries.items() if version),

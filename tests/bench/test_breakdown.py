@@ -58,8 +58,8 @@ def test_time_goes_to_the_outermost_part():
 
         vars(module)[name] = slowly
 
-    slow_down(system.model.encoder.stack.layers[0], "forward", 10**6)  # the encoder's stack is a `Stack` too
-    slow_down(system.model.decoder.layers[0], "step", 1000)
+    slow_down(system.model.encoder.stack.final_norm, "forward", 10**6)  # the encoder's stack is a `Stack` too
+    slow_down(system.model.decoder.final_norm, "forward", 1000)  # once a step
     with watched(system.model, stopwatch), torch.inference_mode():
         steps = int(system.decode(batches()[0]).iterations.max())
     assert 10**6 <= stopwatch.nanoseconds["encoder"] < 10**6 + 100

@@ -138,6 +138,16 @@ def test_the_fingerprint_ignores_comments_and_docstrings_only(package, tmp_path)
     assert _fingerprint(name) != before
 
 
+def test_the_fingerprint_covers_c_code_that_a_module_names(package, tmp_path):
+    name = package(a='SOURCE = "kernel.c"\nOTHER = "nowhere.c"\n')
+    nothing = _fingerprint(name)
+    source = tmp_path / name / "kernel.c"
+    source.write_text("int one;")
+    before = _fingerprint(name)
+    source.write_text("int two;")
+    assert len({nothing, before, _fingerprint(name)}) == 3
+
+
 @pytest.mark.parametrize(
     "statement",
     ["import PACKAGE.b", "from PACKAGE import b", "from PACKAGE.b import g", "def f():\n    import PACKAGE.b"],
