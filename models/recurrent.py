@@ -19,7 +19,7 @@ from models.encoder import SourceEncoder
 from models.frontend import SpeechFrontend, TextFrontend
 from models.interface import PAD
 from models.layers import Stack, padding_mask
-from models.linear import Linear
+from models.linear import LARGE_WEIGHT, Linear, linear
 
 State = tuple[Tensor, ...]
 """Hidden states (h,), or with the cells of an LSTM (h, c), each [layers, n, d]."""
@@ -212,10 +212,35 @@ def _step(layers: nn.RNNBase, x: Tensor, state: State) -> tuple[Tensor, State]:
         if i and layers.training:
             x = dropout(x, layers.dropout)
         own = tuple(part[i] for part in state)
-        result = STEPS[layers.mode](x, own if len(own) > 1 else own[0], *weights)
-        new.append(result if isinstance(result, tuple) else (result,))
+        if min(weight.numel() for weight in weights[:2]) >= LARGE_WEIGHT and not layers.training:
+            new.append(_large_step(layers.mode, x, own, *weights))
+        else:
+            result = STEPS[layers.mode](x, own if len(own) > 1 else own[0], *weights)
+            new.append(result if isinstance(result, tuple) else (result,))
         x = new[-1][0]
     return x, tuple(torch.stack(parts) for parts in zip(*new, strict=True))
+
+
+def _large_step(mode: str, x: Tensor, state: State, inner: Tensor, outer: Tensor, *biases: Tensor) -> State:
+    """Do what PyTorch's cells do, whose products are those of its default library (see `models.linear`).
+
+    inner: the weight of the input; outer: that of the state; biases: theirs.
+    """
+    hidden = state[0]
+    if mode == "GRU":  # Cho et al. 2014, the reset gate after the product
+        (reset, update, candidate), (reset_part, update_part, candidate_part) = (
+            linear(value, weight, bias).chunk(3, 1)
+            for value, weight, bias in zip((x, hidden), (inner, outer), biases, strict=True)
+        )
+        update = torch.sigmoid(update + update_part)
+        candidate = torch.tanh(candidate + torch.sigmoid(reset + reset_part) * candidate_part)
+        return (candidate + update * (hidden - candidate),)
+    gates = linear(hidden, outer, biases[1], added=linear(x, inner, biases[0]))
+    if mode == "RNN_TANH":
+        return (gates.tanh(),)
+    entry, forget, content, output = gates.chunk(4, 1)  # Hochreiter & Schmidhuber 1997, Gers et al. 2000
+    cell = torch.sigmoid(forget) * state[1] + torch.sigmoid(entry) * content.tanh()
+    return torch.sigmoid(output) * cell.tanh(), cell
 
 
 def initialise(model: nn.Module) -> None:

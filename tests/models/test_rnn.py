@@ -8,6 +8,7 @@ from torch.nn.functional import pad
 from bench.batching import collate
 from bench.batching import pad as pad_rows
 from bench.preparation import EncodedPair
+from models import recurrent
 from models.decoding.autoregressive import greedy
 from models.decoding.beam import beam_search
 from models.interface import BOS, EOS, NUM_SPECIAL, PAD, Batch
@@ -305,6 +306,22 @@ def test_sources_of_the_limit_decode_and_longer_ones_are_refused():
     assert len(decode(model, [[A] * limit], Settings())[0]) <= SPEC.max_target_length
     with pytest.raises(ValueError, match=f"source of {limit + 1} tokens exceeds the model's limit of {limit}"):
         model.decode(torch.full((1, limit + 1), A), torch.tensor([limit + 1]), Settings())
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("n", [1, 3])
+def test_a_step_of_large_layers_is_pytorchs(cell, n, monkeypatch):
+    torch.manual_seed(0)
+    layers = recurrent._stack(cell, 7, 10, 2, 0.1).eval().requires_grad_(False)
+    x, state = torch.randn(n, 7), tuple(torch.randn(2, n, 10) for _ in range(2 if cell == "lstm" else 1))
+    assert layers.weight_ih_l0.numel() < recurrent.LARGE_WEIGHT
+    expected, new = recurrent._step(layers, x, state)
+    monkeypatch.setattr(recurrent, "LARGE_WEIGHT", 1)
+    monkeypatch.setattr(recurrent, "STEPS", {})
+    got, ours = recurrent._step(layers, x, state)
+    torch.testing.assert_close(got, expected, atol=1e-6, rtol=1e-5)
+    for part, other in zip(ours, new, strict=True):
+        torch.testing.assert_close(part, other, atol=1e-6, rtol=1e-5)
 
 
 def test_gates_start_as_documented():
