@@ -105,7 +105,10 @@ class _Builder:
         """Return the training of `model`, or of the `trial` of a search."""
         parents = {"data": self.prepares[model.task.name].id}
         if model.trials:
-            parents["choice"] = self._choose(model).id
+            choice = self._choose(model)
+            parents["choice"] = choice.id
+            if (first := model.trials[0]).seed == model.seed and first.train.budget == model.train.budget:
+                parents |= choice.parents  # as long as this training: the best of them is it
         if model.teacher is not None:
             parents["targets"] = self._distill(self.by_id[model.task.name, model.teacher, "raw", model.seed]).id
         companions = self._companions(model, model.companions)
@@ -118,6 +121,8 @@ class _Builder:
             init = self._companions(model, [model.init])["init"]
             parents["init"] = init.step.id
         seconds, limit = training_time(model.train.budget, self.conditions.device)
+        if "trial0" in parents:
+            seconds = 0
         spec = {
             "family": model.family,
             "config": model.config,

@@ -2,7 +2,8 @@
 
 Every model has as many trials, each as long, whatever its family: a baseline is as well tuned as what it is compared
 with. The first trial is the model's own recipe; the others are drawn at random from the combinations of the values
-given, the same draws for every model, without what its family does not have.
+given, the same draws for every model, without what its family does not have. Trials that are as long as the training
+itself are not followed by another one: the best is the training.
 """
 
 from __future__ import annotations
@@ -45,6 +46,12 @@ def chosen(folder: Path | None) -> Departures:
     choice = json.loads((folder / CHOICE).read_text(encoding="utf-8"))
     best = choice["trials"][choice["chosen"]]
     return {"train": best["train"], "config": best["config"]}
+
+
+def best_trial(folder: Path) -> str:
+    """Return the role of the best trial among the parents of a choice."""
+    number: int = json.loads((folder / CHOICE).read_text(encoding="utf-8"))["chosen"]
+    return f"trial{number}"
 
 
 def described(choice: Departures) -> str:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import save_file
 
-from bench.checkpoint import MODEL_FILE
+from bench.checkpoint import CONFIG_FILE, MODEL_FILE
+from bench.search import Departures, described
 from bench.steps import write_json
 from models.interface import DataSpec
 from models.weights import fill, weights_of
@@ -53,15 +57,13 @@ def finish(
     save_file(chosen, trainer.folder / MODEL_FILE)
     state = trainer.state
     parameters = sum(p.numel() for p in trainer.model.parameters())
-    origin = [] if started is None else [f"init:{started['system']}"]
-    origin += [] if searched is None else [f"search:{searched}"]
     records = [
         {"metric": "parameters", "value": parameters, "unit": ""},
         {
             "metric": "train_tokens",
             "value": state.tokens,
             "unit": "tokens",
-            "signature": "|".join(origin),
+            "signature": _origin(started, searched),
         },
         {"metric": "train_minutes", "value": state.seconds / 60, "unit": "min"},
     ]
@@ -87,3 +89,22 @@ def finish(
     )
     for file in [trainer.folder / CHECKPOINT, *trainer.folder.glob("snapshot-*.safetensors")]:
         file.unlink(missing_ok=True)
+
+
+def take_over(trial: Path, folder: Path, choice: Departures) -> None:
+    """Make the trial of a search that was chosen the training itself; what it has otherwise is said as by `finish`."""
+    report = json.loads((trial / "training.json").read_text(encoding="utf-8"))
+    report["search"] = described(choice)
+    for record in report["records"]:
+        if record["metric"] == "train_tokens":
+            record["signature"] = _origin(report["init"], report["search"])
+    shutil.copyfile(trial / MODEL_FILE, folder / MODEL_FILE)
+    if choice["config"]:
+        write_json(folder / CONFIG_FILE, choice["config"])
+    write_json(folder / "training.json", report)
+
+
+def _origin(started: dict[str, Any] | None, searched: str | None) -> str:
+    """Return what the table's head says of where a model comes from."""
+    origin = [] if started is None else [f"init:{started['system']}"]
+    return "|".join(origin + ([] if searched is None else [f"search:{searched}"]))

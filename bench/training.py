@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from bench.augmentation import spec_augment
 from bench.batching import TrainingBatches
-from bench.checkpoint import CONFIG_FILE, load_companions, load_model
+from bench.checkpoint import CONFIG_FILE, MODEL_FILE, load_companions, load_model
 from bench.configs import TrainConfig
 from bench.decoding import decode_corpus
 from bench.distillation import read_targets
@@ -28,8 +28,8 @@ from bench.labels import read_labels
 from bench.optimisation import learning_rate, make_optimizer
 from bench.preparation import EncodedPair, PreparedData, build_task
 from bench.quality import selection_value
-from bench.search import chosen, described
-from bench.selection import CHECKPOINT, finish
+from bench.search import best_trial, chosen, described
+from bench.selection import CHECKPOINT, finish, take_over
 from bench.steps import Progress, StepFailure, write_json
 from bench.store import flush
 from models.interface import UNK, Batch, Model
@@ -64,12 +64,20 @@ class TrainState:
 def run(spec: dict[str, Any], folder: Path, parents: dict[str, Path], progress: Progress) -> None:
     """Train one model; write `model.safetensors` and `training.json`.
 
+    With trials of a search among the parents, `trial0` and so on, which are as long as this training and of its seed,
+    the best one is the result.
+
     Raises:
         StepFailure: the loss became NaN or infinite, or there is no target token to train on; but of a trial that is
             the result, a score of None.
     """
     if (folder / "training.json").exists():
         return  # killed when all was done but the artifact's last move
+    if "trial0" in parents:
+        best = parents[best_trial(parents["choice"])]
+        if (best / MODEL_FILE).exists():  # else all have failed, and this says why
+            take_over(best, folder, chosen(parents["choice"]))
+            return
     try:
         _train(spec, folder, parents, progress)
     except StepFailure as error:

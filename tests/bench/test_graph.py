@@ -294,6 +294,19 @@ def test_a_search_precedes_every_training(small):
         assert by_id[teacher.parents["model"]].parents.keys() >= {"choice"}, "targets are those of the searched teacher"
 
 
+def test_a_trial_as_long_as_the_training_may_become_it(small):
+    """That of the same seed; a model's other seeds are trained."""
+    budget = small().suite.models()[0].train.budget
+    graph = small(SEARCH.replace("10_000", str(budget.target_tokens)))
+    steps = {step.label: step for step in graph.work}
+    choice = steps["choose hyper-parameters of nat (distilled, seed 1) on text"]
+    first, second = (steps[f"train nat (distilled, seed {seed}) on text"] for seed in (1, 2))
+    assert first.parents.items() >= choice.parents.items()
+    assert first.seconds == 0
+    assert not second.parents.keys() & {"trial0", "trial1"}
+    assert "trial0" not in {step.label: step for step in small(SEARCH).work}[first.label].parents
+
+
 def test_keys_of_trainings_follow_from_the_search(small):
     def key(*overrides):
         return ids(small(*overrides).work)["train base (raw, seed 1) on text"]

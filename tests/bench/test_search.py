@@ -131,6 +131,46 @@ def test_a_model_is_trained_with_what_was_chosen_and_loads_as_it_was_built(data,
     assert not (tmp_path / "direct" / CONFIG_FILE).exists()
 
 
+def test_the_best_trial_of_full_length_is_the_training(data, tmp_path):
+    """It is what a training with its values would have been, and says so."""
+    values = [{"train": {}, "config": {}}, {"train": {"learning_rate": 8e-3}, "config": {"label_smoothing": 0.3}}]
+    trials = {}
+    for i, each in enumerate(values):
+        spec = tiny.spec(**each["train"])
+        spec["config"] |= each["config"]
+        train(tmp_path / f"trial{i}", data, {**spec, "trial": True})
+        trials[f"trial{i}"] = tmp_path / f"trial{i}"
+    choice = tmp_path / "choice"
+    choice.mkdir()
+    (choice / CHOICE).write_text(
+        json.dumps({"chosen": 1, "trials": [{**each, "score": i} for i, each in enumerate(values)]})
+    )
+    taken = train(tmp_path / "taken", data, tiny.spec(), choice=choice, **trials)
+    trained = train(tmp_path / "trained", data, tiny.spec(), choice=choice)
+
+    def timeless(report):
+        records = [r for r in report["records"] if r["metric"] not in ("train_minutes", "train_tokens_per_second")]
+        curve = [{k: v for k, v in point.items() if k != "seconds"} for point in report["curve"]]
+        return {**report, "records": records, "curve": curve}
+
+    assert timeless(taken) == timeless(trained)
+    names = sorted(path.name for path in (tmp_path / "trained").iterdir())
+    assert sorted(path.name for path in (tmp_path / "taken").iterdir()) == names
+    for name in names:
+        if name != "training.json":
+            assert (tmp_path / "taken" / name).read_bytes() == (tmp_path / "trained" / name).read_bytes()
+
+
+def test_if_all_trials_of_full_length_diverge_the_training_says_why(data, tmp_path):
+    spec = tiny.spec(learning_rate=1e30)
+    train(tmp_path / "trial", data, {**spec, "trial": True})
+    choice = tmp_path / "choice"
+    choice.mkdir()
+    (choice / CHOICE).write_text(json.dumps({"chosen": 0, "trials": [{"train": {}, "config": {}, "score": None}]}))
+    with pytest.raises(StepFailure, match="diverged"):
+        train(tmp_path / "whole", data, spec, choice=choice, trial0=tmp_path / "trial")
+
+
 def test_a_trial_that_diverges_has_no_score_and_stops_nothing(data, tmp_path):
     spec = tiny.spec(learning_rate=1e30)
     report = train(tmp_path / "trial", data, {**spec, "trial": True})
