@@ -130,7 +130,7 @@ def environment(device: str, dtype: str, threads: int) -> dict[str, Any]:
     import torch
 
     from models.linear import prefers_onednn
-    from models.native.library import made_by
+    from models.native.library import described
 
     on_cuda = device.startswith("cuda")
     hardware = {
@@ -149,7 +149,7 @@ def environment(device: str, dtype: str, threads: int) -> dict[str, Any]:
     rounding: dict[str, Any] = {
         name: hardware[name] for name in ("device_name", "dtype", "torch", "cuda") if name in hardware
     }
-    kernels = None if on_cuda else made_by()
+    kernels = None if on_cuda else described()
     if not on_cuda:
         instructions = torch.backends.cpu.get_cpu_capability()
         rounding |= {

@@ -84,6 +84,7 @@ def linear(
             single = row_product(x, weight, bias, relu, added)
             return _product_by_onednn(x, in_blocks(weight), bias, relu, added) if single is None else single
         return _product_by_default(x, weight, bias, relu, added)
+    _blocks.pop(id(weight), None)  # it is going to change, perhaps without a trace
     differentiable = _Linear.apply if _by_onednn(x, weight) else F.linear
     result: Tensor = differentiable(x, weight, bias)
     result = F.relu(result) if relu else result
@@ -154,7 +155,7 @@ def _by_onednn(x: Tensor, weight: Tensor) -> bool:
     size = weight.numel()
     if size < LARGE_WEIGHT and size * (x.numel() // x.shape[-1]) < LARGE_PRODUCT:
         return False
-    return prefers_onednn() and torch._C._get_mkldnn_enabled() and not torch.is_autocast_enabled("cpu")
+    return torch._C._get_mkldnn_enabled() and not torch.is_autocast_enabled("cpu") and prefers_onednn()
 
 
 def _product_by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool, added: Tensor | None) -> Tensor:
@@ -188,8 +189,10 @@ def _processor() -> str:
 
 def _agrees() -> bool:
     """Return whether oneDNN's product is that of PyTorch, transposed operands and what it does on the way included."""
-    x, weight = torch.linspace(-1, 1, 3 * 8).view(3, 8), torch.linspace(1, -2, 5 * 8).view(5, 8)
-    bias = torch.linspace(0, 1, 5)
+    where: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
+    x = torch.linspace(-1, 1, 3 * 8, **where).view(3, 8)
+    weight = torch.linspace(1, -2, 5 * 8, **where).view(5, 8)
+    bias = torch.linspace(0, 1, 5, **where)
     try:
         blocks = in_blocks(nn.Parameter(weight, requires_grad=False))
         pairs = (

@@ -47,7 +47,7 @@ typedef struct {
     int64_t cached; /* positions in the caches */
     int64_t m, s;   /* rows and positions of the memory; b is a multiple of m */
     int64_t self_stride, cross_stride; /* between rows of the masks */
-    int64_t pre_norm, causal, threads;
+    int64_t pre_norm, causal, threads, available;
 } Call;
 
 typedef struct {
@@ -64,18 +64,20 @@ typedef struct Team {
     const Call *call;
     float *query, *key_value, *mixed, *hidden, *own;
     int64_t own_floats;
-    _Atomic int arrived, generation, next, threads;
+    int wanted;
+    _Atomic int arrived, generation, threads;
 } Team;
 
 /* ---- threads ---- */
 
-/* GOMP_parallel and omp_get_num_threads of the runtime that PyTorch has loaded, whose threads are there already. */
-static void (*parallel)(void (*)(void *), void *, unsigned, unsigned);
-static int (*team_size)(void);
+/* Of the OpenMP that PyTorch runs on, whose threads are there already. */
+static void (*parallel)(void (*)(void *), void *, unsigned, unsigned); /* GOMP_parallel */
+static int (*team_size)(void), (*thread_number)(void);                 /* omp_get_num_threads, omp_get_thread_num */
 
-void set_runtime(void *start, void *size) {
+void set_runtime(void *start, void *size, void *number) {
     parallel = (void (*)(void (*)(void *), void *, unsigned, unsigned))start;
     team_size = (int (*)(void))size;
+    thread_number = (int (*)(void))number;
 }
 
 static void barrier(Team *team) {
@@ -221,18 +223,23 @@ static inline float dot(const float *a, const float *b, int64_t n) {
     return s;
 }
 
-/* One query [k] of one head over `n` positions; `mask` says which count. Nothing to attend to gives NaN, as in PyTorch. */
+/* One query [k] of one head over `n` positions; `mask` says which count. Nothing to attend to gives 0, as in PyTorch. */
 static void attend(const float *query, const float *keys, const float *restrict values, int64_t position, int64_t n,
                    const uint8_t *mask, int64_t k, float *restrict scores, float *restrict out) {
     float scale = 1 / sqrtf((float)k), highest = -INFINITY, total = 0;
+    int any = 0;
     for (int64_t j = 0; j < n; j++) {
-        scores[j] = mask && !mask[j] ? -INFINITY : scale * dot(query, keys + j * position, k);
+        int seen = !mask || mask[j];
+        any |= seen;
+        scores[j] = seen ? scale * dot(query, keys + j * position, k) : -INFINITY;
         highest = scores[j] > highest ? scores[j] : highest;
     }
-    for (int64_t j = 0; j < n; j++)
-        total += scores[j] = expf(scores[j] - highest);
     for (int64_t i = 0; i < k; i++)
         out[i] = 0;
+    if (!any)
+        return;
+    for (int64_t j = 0; j < n; j++)
+        total += scores[j] = expf(scores[j] - highest);
     for (int64_t j = 0; j < n; j++) {
         float share_of = scores[j] / total;
         if (share_of == 0)
@@ -339,14 +346,20 @@ static void pass(Team *team, int64_t thread) {
 
 static void enter(void *data) {
     Team *team = data;
-    team->threads = team_size(); /* all store the same; it may be less than was asked for */
-    team->task(team, atomic_fetch_add_explicit(&team->next, 1, memory_order_relaxed));
+    int size = team_size(), number = thread_number(); /* the team may be smaller than was asked for */
+    if (number >= team->wanted)
+        return;
+    team->threads = size < team->wanted ? size : team->wanted; /* all store the same */
+    team->task(team, number);
 }
 
-static void start(Team *team, int64_t threads) {
+/* Let `wanted` of PyTorch's `available` threads do it: a team of another size would make OpenMP end threads and start
+ * others. */
+static void start(Team *team, int64_t wanted, int64_t available) {
     team->threads = 1;
-    if (parallel && threads > 1)
-        parallel(enter, team, (unsigned)threads, 0);
+    team->wanted = (int)wanted;
+    if (parallel && wanted > 1)
+        parallel(enter, team, (unsigned)available, 0);
     else
         team->task(team, 0);
 }
@@ -358,7 +371,7 @@ static void multiply(Team *team, int64_t thread) {
 
 void run_product(const Product *given) {
     Team team = {.task = multiply, .product = given};
-    start(&team, given->threads);
+    start(&team, given->threads, given->threads);
 }
 
 static int64_t own_floats(const Call *call) {
@@ -378,5 +391,5 @@ void run_layers(const Call *call) {
     team.mixed = team.key_value + n * 2 * call->d;
     team.hidden = team.mixed + n * call->d;
     team.own = team.hidden + n * call->hidden;
-    start(&team, call->threads);
+    start(&team, call->threads, call->available);
 }

@@ -14,8 +14,10 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -23,37 +25,53 @@ SOURCE = Path(__file__).with_name("kernels.c")
 FLAGS = ("-std=c11", "-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
 COMPILERS = ("cc", "gcc", "clang")
 LIMIT_SECONDS = 120
-MAPS = Path("/proc/self/maps")
 
 
 def usable() -> bool:
     """Return whether nobody wants gradients, another arithmetic, or to see what PyTorch is asked for."""
-    return not (torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or torch._C._len_torch_dispatch_stack())
+    return not (
+        torch.is_grad_enabled()
+        or torch.is_autocast_enabled("cpu")
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._is_tracing()
+        or torch.compiler.is_compiling()
+    )
+
+
+@dataclass(frozen=True)
+class Library:
+    """The compiled code."""
+
+    code: Any
+    """Its functions."""
+    threaded: bool
+    """Whether it can use PyTorch's threads."""
+    made_by: str
+    """What has compiled it, as it calls itself."""
 
 
 @cache
-def load_library() -> ctypes.CDLL | None:
+def load_library() -> Library | None:
     """Return the compiled library, or None where it cannot be compiled or loaded."""
-    compiler = _compiler()
-    if compiler is None:
-        return None
     try:
-        library = ctypes.CDLL(str(_compiled(compiler)))
-    except (OSError, subprocess.SubprocessError):
+        compiler = _compiler()
+        if compiler is None:
+            return None
+        code = _loaded(compiler)
+        version = _version(compiler).decode(errors="replace").splitlines()[0]
+    except (OSError, subprocess.SubprocessError, RuntimeError, ValueError, IndexError):  # also no home, a bad CC
         return None
-    library.scratch_floats.restype = ctypes.c_int64
-    start, size = _openmp()
-    library.set_runtime(start, size)
-    return library
+    code.scratch_floats.restype = ctypes.c_int64
+    runtime = _openmp()
+    if runtime is not None:
+        code.set_runtime(*runtime)
+    return Library(code, runtime is not None, version)
 
 
-@cache
-def made_by() -> str | None:
-    """Return what has compiled the library, as it calls itself; None if there is none."""
-    compiler = _compiler()
-    if compiler is None or load_library() is None:
-        return None
-    return _version(compiler).decode(errors="replace").splitlines()[0]
+def described() -> str | None:
+    """Return what has compiled the library and whether it has threads; None if there is none."""
+    library = load_library()
+    return None if library is None else library.made_by + ("" if library.threaded else ", for one thread")
 
 
 def _compiler() -> list[str] | None:
@@ -62,6 +80,15 @@ def _compiler() -> list[str] | None:
         if path := shutil.which(command[0]):
             return [path, *command[1:]]
     return None
+
+
+def _loaded(compiler: list[str]) -> ctypes.CDLL:
+    library = _compiled(compiler)
+    try:
+        return ctypes.CDLL(str(library))
+    except OSError:  # damaged: once more
+        library.unlink()
+        return ctypes.CDLL(str(_compiled(compiler)))
 
 
 def _compiled(compiler: list[str]) -> Path:
@@ -76,7 +103,7 @@ def _compiled(compiler: list[str]) -> Path:
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "natbench"
     library = folder / f"kernels-{digest}.so"
     if not library.exists():
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             made = Path(scratch) / library.name
             command = [*compiler, *FLAGS, "-shared", "-fPIC", str(SOURCE), "-o", str(made), "-lm"]
@@ -100,20 +127,16 @@ def _processor() -> str:
     return platform.machine() + " ".join(sorted({line for line in lines if line.startswith(wanted)}))
 
 
-def _openmp() -> tuple[ctypes.c_void_p | None, ctypes.c_void_p | None]:
-    """Return GOMP_parallel and omp_get_num_threads of PyTorch's runtime; nothing if it is another one.
+def _openmp() -> tuple[ctypes.c_void_p, ...] | None:
+    """Return GOMP_parallel, omp_get_num_threads and omp_get_thread_num as PyTorch itself calls them.
 
-    Two runtimes in one process hinder each other, and only PyTorch's has the number of threads that is asked for.
+    None if PyTorch runs on another OpenMP than GNU's. Other libraries may have brought further copies of it, whose
+    threads would hinder PyTorch's.
     """
+    folder = Path(torch.__file__).parent / "lib"
     try:
-        maps = MAPS.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None, None
-    loaded = sorted({line.split(maxsplit=5)[-1] for line in maps.splitlines() if "libgomp" in line})
-    if len(loaded) != 1:
-        return None, None
-    runtime = ctypes.CDLL(loaded[0])
-    return (
-        ctypes.cast(runtime.GOMP_parallel, ctypes.c_void_p),
-        ctypes.cast(runtime.omp_get_num_threads, ctypes.c_void_p),
-    )
+        code = ctypes.CDLL(str(folder / "libtorch_cpu.so"))  # a symbol is looked up in what it depends on, too
+        functions = (code.GOMP_parallel, code.omp_get_num_threads, code.omp_get_thread_num)
+    except (OSError, AttributeError):
+        return None
+    return tuple(ctypes.cast(function, ctypes.c_void_p) for function in functions)

@@ -23,19 +23,22 @@ def row_product(
     x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool = False, added: Tensor | None = None
 ) -> Tensor | None:
     """Return what `models.linear.product` does for a single row x [..., i]; None if PyTorch has to do it."""
-    tensors = [tensor for tensor in (x, weight, bias, added) if tensor is not None]
+    outputs, inputs = weight.shape
+    if not x.numel() == x.shape[-1] == inputs or not usable():
+        return None
+    rows = [(tensor, size) for tensor, size in ((bias, outputs), (added, outputs)) if tensor is not None]
+    tensors = [x, weight, *(tensor for tensor, _ in rows)]
+    threads = torch.get_num_threads()
+    library = load_library()
     if (
-        x.numel() != x.shape[-1]
-        or not usable()
+        library is None
+        or (threads > 1 and not library.threaded)
         or not all(t.dtype == torch.float32 and t.device.type == "cpu" and t.is_contiguous() for t in tensors)
-        or (library := load_library()) is None
+        or not all(tensor.numel() == tensor.shape[-1] == size for tensor, size in rows)
     ):
         return None
-    outputs, inputs = weight.shape
     y = x.new_empty(*x.shape[:-1], outputs)
     addresses = [None if tensor is None else tensor.data_ptr() for tensor in (bias, x, added, y)]
-    product = _Product(
-        weight.data_ptr(), addresses[0], outputs, inputs, *addresses[1:], 1, relu, torch.get_num_threads()
-    )
-    library.run_product(byref(product))
+    product = _Product(weight.data_ptr(), addresses[0], outputs, inputs, *addresses[1:], 1, relu, threads)
+    library.code.run_product(byref(product))
     return y

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from models.native.library import load_library, usable
+from models.native.library import Library, load_library, usable
 
 if TYPE_CHECKING:
     from models.attention import KeyValues
@@ -26,6 +26,8 @@ MOST_ROWS = 8
 WORK_PER_THREAD = 2**15
 """Multiplications of the smallest product of a layer that make another thread pay."""
 FLOAT = 4
+OWN = ("models.layers", "models.attention", "models.linear", "models.dropout", "torch.nn.modules.normalization")
+"""Where what C does is defined; a subclass from elsewhere may do more."""
 
 
 class _Linear(Structure):
@@ -56,7 +58,7 @@ class _Call(Structure):
         *((name, c_void_p) for name in ("self_mask", "cross_mask", "x", "scratch")),
         ("epsilon", c_double),
         *((name, c_int64) for name in ("depth", "b", "t", "d", "heads", "hidden", "cached", "m", "s")),
-        *((name, c_int64) for name in ("self_stride", "cross_stride", "pre_norm", "causal", "threads")),
+        *((name, c_int64) for name in ("self_stride", "cross_stride", "pre_norm", "causal", "threads", "available")),
     ]
 
 
@@ -75,16 +77,26 @@ def run_layers(
     in `Stack.forward`.
     """
     b, t, d = x.shape
-    if not 0 < b * t <= MOST_ROWS or x.dtype != torch.float32 or x.device.type != "cpu" or stack.training:
+    if not 0 < b * t <= MOST_ROWS or x.dtype != torch.float32 or x.device.type != "cpu" or not usable():
         return None
-    prepared = _prepare(stack) if usable() else None
-    if prepared is None or not _readable(self_mask, memory_mask, memory):
+    prepared = _prepare(stack)
+    if (
+        prepared is None
+        or d != prepared.call.d
+        or not _by_key(self_mask, b, t)
+        or not _memory_fits(prepared, memory, memory_mask, b)
+        or not _caches_fit(prepared, caches, b, t)
+    ):
+        return None
+    available = torch.get_num_threads()
+    threads = max(1, min(available, b * t * d * d // WORK_PER_THREAD))
+    if threads > 1 and not prepared.library.threaded:
         return None
     result = x.clone(memory_format=torch.contiguous_format)
     call = _Call.from_buffer_copy(prepared.call)  # another thread may decode too
     call.x, call.b, call.t, call.causal = result.data_ptr(), b, t, causal
-    call.threads = max(1, min(torch.get_num_threads(), b * t * d * d // WORK_PER_THREAD))
-    call.self_mask, call.self_stride = _pointer(self_mask, b)
+    call.threads, call.available = threads, available
+    call.self_mask, call.self_stride = _pointer(self_mask)
     if caches is None:
         call.caches, call.cached = None, 0
     else:
@@ -94,33 +106,74 @@ def run_layers(
     else:
         keys = memory[0][0]
         call.memories, call.m, call.s = _memory_array(memory), keys.shape[0], keys.shape[2]
-    call.cross_mask, call.cross_stride = _pointer(memory_mask, call.m)
-    scratch = torch.empty(prepared.library.scratch_floats(byref(call)))
+    call.cross_mask, call.cross_stride = _pointer(memory_mask)
+    size = prepared.library.code.scratch_floats(byref(call))
+    scratch = torch.empty(size, dtype=torch.float32, device="cpu")
     call.scratch = scratch.data_ptr()
-    prepared.library.run_layers(byref(call))
+    prepared.library.code.run_layers(byref(call))
     for cache in caches or ():
         cache.length += t
     return result
 
 
-def _readable(self_mask: Tensor | None, memory_mask: Tensor | None, memory: list[tuple[Tensor, Tensor]] | None) -> bool:
-    """Return whether masks are by key alone, [b, 1, 1, s], and all is laid out as C reads it."""
-    for mask in (self_mask, memory_mask):
-        if mask is not None and (
-            mask.dtype != torch.bool or mask.shape[1:3] != (1, 1) or (mask.shape[3] > 1 and mask.stride(3) != 1)
-        ):
-            return False
-    return all(
-        keys.dtype == values.dtype == torch.float32 and keys.stride() == values.stride() and keys.stride(3) == 1
-        for keys, values in memory or ()
+def _by_key(mask: Tensor | None, rows: int, size: int) -> bool:
+    """Return whether a mask says of each of `size` keys whether it counts, to all queries and heads of a row alike."""
+    return mask is None or (
+        mask.dtype == torch.bool
+        and mask.shape[1:] == (1, 1, size)
+        and mask.shape[0] in (1, rows)
+        and (size == 1 or mask.stride(3) == 1)
     )
 
 
-def _pointer(mask: Tensor | None, rows: int) -> tuple[int | None, int]:
+def _memory_fits(prepared: _Prepared, memory: list[tuple[Tensor, Tensor]] | None, mask: Tensor | None, b: int) -> bool:
+    """Return whether cross-attention, if there is any, has what it attends to, laid out as C reads it."""
+    if memory is None or not prepared.crossed:
+        return memory is None and not prepared.crossed
+    m, _, s, _ = shape = memory[0][0].shape
+    heads, width = prepared.call.heads, prepared.call.d // prepared.call.heads
+    return (
+        len(memory) == prepared.call.depth
+        and shape[1] == heads
+        and shape[3] == width
+        and s > 0
+        and m > 0
+        and b % m == 0
+        and _by_key(mask, m, s)
+        and all(
+            keys.dtype == values.dtype == torch.float32
+            and keys.shape == values.shape == shape
+            and keys.stride() == values.stride()
+            and keys.stride(3) == 1
+            for keys, values in memory
+        )
+    )
+
+
+def _caches_fit(prepared: _Prepared, caches: list[KeyValues] | None, b: int, t: int) -> bool:
+    """Return whether there is room for the next position of each row in the cache of every layer."""
+    if caches is None:
+        return True
+    heads, width, length = prepared.call.heads, prepared.call.d // prepared.call.heads, caches[0].length
+    return (
+        t == 1
+        and len(caches) == prepared.call.depth
+        and all(
+            cache.length == length < cache.both.shape[3]
+            and cache.both.shape[:3] == (2, b, heads)
+            and cache.both.shape[4] == width
+            and cache.both.dtype == torch.float32
+            and cache.both.stride(4) == 1
+            for cache in caches
+        )
+    )
+
+
+def _pointer(mask: Tensor | None) -> tuple[int | None, int]:
     """Return the address of a mask and the stride between its rows: none if it has one for all."""
     if mask is None:
         return None, 0
-    return mask.data_ptr(), mask.stride(0) if mask.shape[0] == rows > 1 else 0
+    return mask.data_ptr(), mask.stride(0) if mask.shape[0] > 1 else 0
 
 
 def _cache_array(caches: Sequence[KeyValues]) -> Array[_KeyValues]:
@@ -143,12 +196,14 @@ def _memory_array(memory: Sequence[tuple[Tensor, Tensor]]) -> Array[_KeyValues]:
 class _Prepared:
     """A stack's weights as C sees them, while they lie where they lay."""
 
-    def __init__(self, stack: Stack, library: Any) -> None:
+    def __init__(self, stack: Stack, library: Library) -> None:
         layers: Sequence[Any] = list(stack.layers)
         first = layers[0]
         self.library = library
-        self.parameters = [p for layer in layers for p in layer.parameters()]
+        self.modules = layers
+        self.slots = [(part._parameters, name) for part in _parts(stack) for name in ("weight", "bias")]
         self.addresses = self.where()
+        self.crossed = first.cross_attention is not None
         self.layers = (_Layer * len(layers))(*map(_layer, layers))
         self.call = _Call(
             layers=self.layers,
@@ -161,37 +216,66 @@ class _Prepared:
         )
 
     def where(self) -> list[int]:
-        """Return the addresses of all parameters."""
-        return [parameter.data_ptr() for parameter in self.parameters]
+        """Return the addresses of all parameters; other parameters may have come in their places."""
+        return [parameters[name].data_ptr() for parameters, name in self.slots]  # type: ignore[union-attr]
 
 
-_prepared: weakref.WeakKeyDictionary[Stack, _Prepared | None] = weakref.WeakKeyDictionary()
+_prepared: weakref.WeakKeyDictionary[Stack, _Prepared] = weakref.WeakKeyDictionary()
 
 
 def _prepare(stack: Stack) -> _Prepared | None:
-    """Return the stack's weights for C; None for a stack that it does not know, or without C."""
-    if stack in _prepared:
-        prepared = _prepared[stack]
-        if prepared is None or prepared.addresses == prepared.where():
-            return prepared
+    """Return the stack's weights for C; None for a stack that does more than C does, or without C."""
+    prepared = _prepared.get(stack)
+    if (
+        prepared is not None
+        and not stack.training
+        and prepared.modules == list(stack.layers)
+        and prepared.addresses == prepared.where()
+    ):
+        return prepared
     library = load_library()
-    prepared = _Prepared(stack, library) if library is not None and _known(stack) else None
-    _prepared[stack] = prepared
+    if library is None or stack.training or not _known(stack):
+        return None
+    prepared = _prepared[stack] = _Prepared(stack, library)
     return prepared
 
 
-def _known(stack: Stack) -> bool:
-    """Return whether C has all that the layers of `stack` do, on weights that it can read."""
+def _parts(stack: Stack) -> list[nn.Module]:
+    """Return the linear maps and norms of the layers."""
     layers: Sequence[Any] = list(stack.layers)
-    parameters = [p for layer in layers for p in layer.parameters()]
+    return [part for layer in layers for part in layer.modules() if not list(part.children()) and part._parameters]
+
+
+def _known(stack: Stack) -> bool:
+    """Return whether C does all that the layers of `stack` do, on weights that it can read."""
+    layers: Sequence[Any] = list(stack.layers)
+    modules = [module for layer in layers for module in layer.modules()]
+    if not layers or {type(module).__name__ for module in layers} != {"Layer"}:
+        return False
+    first = layers[0]
+    kinds = {type(first), type(first.self_attention), type(first.feed_forward), type(first.dropout)}
+    kinds |= {type(first.self_attention.query), nn.LayerNorm}
     shapes = {
-        (layer.pre_norm, layer.self_attention.heads, layer.feed_forward.inner.out_features, layer.norm_self.eps)
+        (layer.pre_norm, layer.self_attention.heads, layer.feed_forward.inner.out_features, layer.training)
         for layer in layers
     }
+    norms = {module.eps for module in modules if isinstance(module, nn.LayerNorm)}
     return (
-        len(shapes) == 1
+        {type(module) for module in modules} <= kinds
+        and all(kind.__module__ in OWN for kind in kinds)
+        and len(shapes) == len(norms) == 1
+        and len({layer.cross_attention is None for layer in layers}) == 1
         and all(layer.convolution is None for layer in layers)
-        and all(p.dtype == torch.float32 and p.device.type == "cpu" and p.is_contiguous() for p in parameters)
+        and not any(module._forward_hooks or module._forward_pre_hooks for module in modules)
+        and all(_plain(part) for part in _parts(stack))
+    )
+
+
+def _plain(part: nn.Module) -> bool:
+    """Return whether `part` has a weight and a bias that C can read."""
+    return {"weight", "bias"} == part._parameters.keys() and all(
+        p is not None and p.dtype == torch.float32 and p.device.type == "cpu" and p.is_contiguous()
+        for p in part._parameters.values()
     )
 
 

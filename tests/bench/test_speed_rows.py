@@ -178,6 +178,27 @@ def test_foreign_load_is_a_share_of_one_core_over_all_timed_regions(foreign, val
     assert bool(row["reason"]) == (value is None)
 
 
+@pytest.mark.parametrize(
+    ("walls", "value"),
+    [
+        ((2.0, 9.0, 9.0), 50),  # long enough by itself
+        ((0.5, 9.5, 9.0), 10),  # with the other point of its batch size
+        ((0.1, 0.1, 9.8), 10),  # with all that was timed
+        ((0.1, 0.1, 0.1), 1 / 0.3 * 100),
+    ],
+)
+def test_foreign_load_of_what_is_too_short_for_ticks_is_that_of_its_surroundings(walls, value):
+    points = [Point("cell", 8), Point("other", 8), Point("other", 1)]
+    timings = [
+        Timing(0, point, (MS,), (1,), wall=wall, foreign=float(point == points[0]), parts=dict(PARTS))
+        for point, wall in zip(points, walls, strict=True)
+    ]
+    cells = [{**CELL[0], "id": name} for name in ("cell", "other")]
+    samples = {size: Sample(8) for size in (1, 8)}
+    rows = measurements(Measured(cells, [], points, samples, timings, {}, {}))
+    assert find(rows, "cell", "foreign_cpu")["value"] == pytest.approx(value)
+
+
 def test_peak_memory_is_the_largest_of_the_rounds():
     point = Point("cell", 8)
     timings = [Timing(r, point, (MS,), (1,), wall=1.0, peak_memory=m * 2**20) for r, m in enumerate((5, 7, 6))]

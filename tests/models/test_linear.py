@@ -202,6 +202,18 @@ def test_what_is_trained_has_no_blocks():
 
 
 @needs_onednn
+def test_what_was_trained_again_has_new_blocks(library):
+    """Fused optimisers count no version up."""
+    layer = Linear(8, 6).requires_grad_(False)
+    layer(torch.ones(2, 8))
+    optimizer = torch.optim.AdamW(layer.requires_grad_(True).parameters(), fused=True)
+    layer(torch.ones(2, 8)).sum().backward()
+    optimizer.step()
+    layer.requires_grad_(False)
+    torch.testing.assert_close(layer(torch.ones(2, 8)), layer.weight.sum(1).expand(2, 6) + layer.bias)
+
+
+@needs_onednn
 def test_blocks_go_with_their_parameter():
     weight = frozen(6, 8)
     in_blocks(weight)

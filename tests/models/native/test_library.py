@@ -1,13 +1,11 @@
 """Compiling the C code: once, again when anything has changed, and not at all where that cannot be."""
 
-import os
-import shutil
 import stat
 
 import pytest
 
 from models.native import library as module
-from models.native.library import load_library, made_by
+from models.native.library import described, load_library
 
 needs_compiler = pytest.mark.skipif(load_library() is None, reason="there is no C compiler")
 
@@ -26,19 +24,26 @@ def compiled(folder):
 @needs_compiler
 def test_it_is_compiled_once_and_again_for_other_code(tmp_path, monkeypatch, fresh):
     assert fresh() is not None
-    first = compiled(tmp_path)
-    assert len(first) == 1
-    monkeypatch.setattr(module.subprocess, "run", refusing_to_compile(module.subprocess.run))
-    assert fresh() is not None
+    assert len(compiled(tmp_path)) == 1
     source = tmp_path / "kernels.c"
     source.write_bytes(module.SOURCE.read_bytes() + b"\n")
-    monkeypatch.setattr(module, "SOURCE", source)
-    assert fresh() is None
-    monkeypatch.undo()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with monkeypatch.context() as patch:
+        patch.setattr(module.subprocess, "run", refusing_to_compile(module.subprocess.run))
+        assert fresh() is not None
+        patch.setattr(module, "SOURCE", source)
+        assert fresh() is None
     monkeypatch.setattr(module, "SOURCE", source)
     assert fresh() is not None
     assert len(compiled(tmp_path)) == 2
+
+
+@needs_compiler
+def test_a_damaged_library_is_compiled_again(tmp_path, fresh):
+    library = module._compiled(module._compiler())
+    assert library.is_relative_to(tmp_path)
+    library.write_bytes(b"cut off")
+    assert fresh() is not None
+    assert library.stat().st_size > 1000
 
 
 def refusing_to_compile(run):
@@ -60,7 +65,8 @@ def test_without_a_compiler_there_is_none(monkeypatch, fresh):
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setattr(module, "COMPILERS", ("no-such-compiler",))
     assert fresh() is None
-    assert made_by.__wrapped__() is None
+    monkeypatch.setattr(module, "load_library", fresh)
+    assert described() is None
 
 
 @pytest.mark.parametrize("text", ["exit 1", "echo version 1; [ $1 = --version ]", "echo version 2"])
@@ -76,25 +82,35 @@ def test_a_cache_that_cannot_be_written_is_no_error(tmp_path, monkeypatch, fresh
     assert fresh() is None
 
 
+def test_a_home_that_is_nowhere_or_a_compiler_that_cannot_be_named_is_no_error(monkeypatch, fresh):
+    monkeypatch.setenv("CC", "unbalanced 'quotes")
+    assert fresh() is None
+
+    def nowhere():
+        raise RuntimeError("no home")
+
+    monkeypatch.delenv("CC")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(module.Path, "home", nowhere)
+    assert fresh() is None
+
+
 @needs_compiler
 def test_the_compiler_of_the_environment_comes_first(tmp_path, monkeypatch, fresh):
-    real = shutil.which(os.environ.get("CC", "").split()[0] if os.environ.get("CC") else "cc") or shutil.which("gcc")
-    log = tmp_path / "log"
+    real, log = " ".join(module._compiler()), tmp_path / "log"
     monkeypatch.setenv("CC", f"{script(tmp_path / 'wrapped', f'echo $@ >> {log}; exec {real} $@')} -DNAMED=1")
     assert fresh() is not None
     assert "-DNAMED=1" in log.read_text()
 
 
 @needs_compiler
-def test_who_made_it():
-    assert made_by()
+def test_who_made_it_and_whether_it_has_threads(monkeypatch, fresh):
+    assert described() == load_library().made_by
+    monkeypatch.setattr(module, "_openmp", lambda: None)
+    monkeypatch.setattr(module, "load_library", fresh)
+    assert described().endswith(", for one thread")
 
 
-def test_threads_are_those_of_the_only_openmp(tmp_path, monkeypatch):
-    maps = tmp_path / "maps"
-    monkeypatch.setattr(module, "MAPS", maps)
-    assert module._openmp() == (None, None)  # the system does not tell
-    maps.write_text("7f0-7f1 r--p 0 0:0 1  /a/libgomp.so.1\n7f1-7f2 r--p 0 0:0 1  /b/libgomp-1234.so.1\n")
-    assert module._openmp() == (None, None)
-    maps.write_text("7f0-7f1 r--p 0 0:0 1  /lib/libc.so.6\n")
-    assert module._openmp() == (None, None)
+def test_another_openmp_than_gnus_gives_no_threads(tmp_path, monkeypatch):
+    monkeypatch.setattr(module.torch, "__file__", str(tmp_path / "__init__.py"))
+    assert module._openmp() is None

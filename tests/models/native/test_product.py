@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models.native.library import load_library
+from models.native import product
+from models.native.library import Library, load_library
 from models.native.product import row_product
 
 pytestmark = pytest.mark.skipif(load_library() is None, reason="there is no C compiler")
@@ -41,3 +42,19 @@ def test_what_c_does_not_do():
         assert row_product(x.double(), weight.double(), None) is None
         assert row_product(x, torch.randn(8, 3).t(), None) is None
         assert row_product(x, weight, torch.randn(6)[::2]) is None
+        assert row_product(torch.randn(1, 7), weight, None) is None
+        assert row_product(x, weight, torch.randn(2)) is None
+        assert row_product(x, weight, None, added=torch.randn(2, 3)) is None
+
+
+@torch.inference_mode()
+def test_a_library_without_threads_is_for_one_thread(monkeypatch):
+    library = load_library()
+    monkeypatch.setattr(product, "load_library", lambda: Library(library.code, False, library.made_by))
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            assert (row_product(torch.randn(1, 8), torch.randn(3, 8), None) is None) == (threads == 2)
+    finally:
+        torch.set_num_threads(before)

@@ -1,6 +1,9 @@
 """Layers in C against the same layers in PyTorch, and when each of them does the work."""
 
 import copy
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from models import layers as module
 from models.attention import KeyValues
-from models.layers import Stack
+from models.layers import Layer, Stack
 from models.native import stack as native
 from models.native.library import load_library
 from models.native.stack import MOST_ROWS, run_layers
@@ -42,13 +45,19 @@ def check(got, expected):
     torch.testing.assert_close(got, expected, atol=2e-5, rtol=2e-5)
 
 
-@pytest.fixture(params=[1, 2, 3])
-def threads(request, monkeypatch):
+@pytest.fixture
+def by_threads(monkeypatch):
+    """A function that sets the number of threads, of which small products use all."""
     before = torch.get_num_threads()
     monkeypatch.setattr(native, "WORK_PER_THREAD", 1)
-    torch.set_num_threads(request.param)
-    yield request.param
+    yield torch.set_num_threads
     torch.set_num_threads(before)
+
+
+@pytest.fixture(params=[1, 2, 3])
+def threads(request, by_threads):
+    by_threads(request.param)
+    return request.param
 
 
 # Widths of heads and layers that are multiples of a vector's and that are not.
@@ -119,17 +128,16 @@ def test_steps_fill_the_caches(threads, norm, monkeypatch):
             steps[2:] = [later[rows] for later in steps[2:]]
 
 
-def test_a_row_is_the_same_alone_and_in_any_company_and_by_any_number_of_threads(monkeypatch):
-    monkeypatch.setattr(native, "WORK_PER_THREAD", 1)
+def test_a_row_is_the_same_alone_and_in_any_company_and_by_any_number_of_threads(by_threads):
     stack = make(dim=80, hidden=200)
     x, states = torch.randn(MOST_ROWS, 1, 80), torch.randn(MOST_ROWS, 6, 80)
     memory = [(k.contiguous(), v.contiguous()) for k, v in stack.project_memory(states)]
-    before, results = torch.get_num_threads(), []
-    for threads in (1, 2):
-        torch.set_num_threads(threads)
+    results = []
+    for threads in (1, 2, 3):
+        by_threads(threads)
         results.append(run_layers(stack, x, memory=memory))
-    torch.set_num_threads(before)
-    assert torch.equal(*results)
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
     for size in range(1, MOST_ROWS):
         part = run_layers(stack, x[:size], memory=[(k[:size], v[:size]) for k, v in memory])
         assert torch.equal(part, results[0][:size])
@@ -147,6 +155,88 @@ def test_weights_may_change_and_move():
     check(stack.final_norm(run_layers(stack, x)), by_pytorch(stack, x))
     twin = copy.deepcopy(stack)
     check(stack.final_norm(run_layers(twin, x)), by_pytorch(stack, x))
+    other = make(cross=False, seed=7)
+    stack.load_state_dict(other.state_dict(), assign=True)  # other parameters in the old ones' places
+    check(stack.final_norm(run_layers(stack, x)), by_pytorch(other, x))
+    stack.layers[1] = make(cross=False, seed=8).layers[1]
+    check(stack.final_norm(run_layers(stack, x)), by_pytorch(stack, x))
+
+
+def test_threads_are_pytorchs_whatever_else_is_loaded():
+    """Sentencepiece brings an OpenMP of its own."""
+    __import__("sentencepiece")
+    script = (
+        "import sentencepiece, torch; from models.native.library import load_library; "
+        "print(load_library() is None or load_library().threaded)"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == str("libgomp" in Path("/proc/self/maps").read_text() or load_library() is None)
+
+
+class More(Layer):
+    """A family's own layer, which does more."""
+
+    def _rest(self, x, memory, memory_mask):
+        return super()._rest(x, memory, memory_mask) + 1
+
+
+def test_layers_that_do_more_are_pytorchs():
+    stack, x = make(cross=False), torch.randn(1, 2, 48)
+    stack.layers[1] = More(48, 4, 40, 0.1, "pre", cross=False).eval()
+    assert run_layers(stack, x) is None
+    stack = make(cross=False)
+    stack.layers[0].self_attention.query.bias = None
+    assert run_layers(stack, x) is None
+    stack = make(cross=False)
+    seen = []
+    stack.layers[0].register_forward_hook(lambda *_: seen.append(1))
+    stack(x)
+    assert seen
+    stack = make(cross=False)
+    stack.layers[1].norm_feed.eps = 0.1
+    check(stack(x), by_pytorch(stack, x))
+    assert run_layers(stack, x) is None
+
+
+def test_what_does_not_fit_is_left_to_pytorch_which_says_so():
+    stack, x = make(), torch.randn(2, 1, 48)
+    memory = stack.project_memory(torch.randn(1, 3, 48))
+    assert run_layers(stack, x, memory=memory) is not None
+    assert run_layers(stack, x) is None
+    assert run_layers(stack, x, memory=memory[:1]) is None
+    assert run_layers(stack, torch.randn(2, 1, 32), memory=memory) is None
+    assert run_layers(stack, x[:1], memory=stack.project_memory(torch.randn(2, 3, 48))) is None
+    assert run_layers(stack, x, memory=memory, memory_mask=torch.ones(3, 1, 1, 3, dtype=torch.bool)) is None
+    assert run_layers(stack, x, memory=memory, memory_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool)) is None
+    assert run_layers(stack, x, memory=memory, memory_mask=torch.ones(1, 1, 1, 3)) is None
+    assert run_layers(make(cross=False), x, memory=memory) is None
+    caches = stack.empty_caches(2, 1, like=x)
+    stack.step(x, caches, memory)
+    assert run_layers(stack, x, caches=caches, memory=memory) is None
+    with pytest.raises(IndexError):  # the caches are full
+        stack.step(x, caches, memory)
+    for other in (stack.empty_caches(3, 4, like=x), stack.empty_caches(2, 4, like=x.double())):
+        assert run_layers(stack, x, caches=other, memory=memory) is None
+
+
+@pytest.mark.parametrize("t", [1, 4])
+def test_nothing_to_attend_to(t):
+    stack, x = make(), torch.randn(2, t, 48)
+    memory = stack.project_memory(torch.randn(2, 3, 48))
+    mask = torch.tensor([[True, False, True], [False] * 3])[:, None, None]
+    expected = by_pytorch(stack, x, memory=memory, memory_mask=mask)
+    check(stack.final_norm(run_layers(stack, x, memory=memory, memory_mask=mask)), expected)
+    assert expected.isfinite().all()
+
+
+def test_other_defaults_of_pytorch_change_nothing():
+    stack, x = make(cross=False), torch.randn(1, 2, 48)
+    expected = run_layers(stack, x)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(run_layers(stack, x), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def test_what_c_does_not_do_pytorch_does():
