@@ -189,11 +189,14 @@ def _around(measured: Measured, point: Point) -> list[Timing]:
 
     Rounds interleave, so that what disturbed a short point disturbed all points of its batch size alike.
     """
-    own = measured.of(point)
-    same_size = [t for other in measured.points if other.batch_size == point.batch_size for t in measured.of(other)]
-    everything = [t for other in measured.points for t in measured.of(other)]
-    long_enough = (ts for ts in (own, same_size) if sum(t.wall for t in ts) >= LEAST_FOREIGN_SECONDS)
-    return next(long_enough, everything)
+    timings = [t for t in measured.timings if t.point not in measured.failures]
+    for around in (
+        [t for t in timings if t.point == point],
+        [t for t in timings if t.point.batch_size == point.batch_size],
+    ):
+        if sum(t.wall for t in around) >= LEAST_FOREIGN_SECONDS:
+            return around
+    return timings
 
 
 def _foreign_row(make: Callable[..., Row], timings: Sequence[Timing]) -> Row:

@@ -212,7 +212,8 @@ def _step(layers: nn.RNNBase, x: Tensor, state: State) -> tuple[Tensor, State]:
         if i and layers.training:
             x = dropout(x, layers.dropout)
         own = tuple(part[i] for part in state)
-        if min(weight.numel() for weight in weights[:2]) >= LARGE_WEIGHT and not layers.training:
+        large = min(weight.numel() for weight in weights[:2]) >= LARGE_WEIGHT
+        if large and x.device.type == "cpu" and not layers.training:  # CUDA has cells of one kernel
             new.append(_large_step(layers.mode, x, own, *weights))
         else:
             result = STEPS[layers.mode](x, own if len(own) > 1 else own[0], *weights)

@@ -10,7 +10,6 @@
 #include <stdint.h>
 
 #define LANES 16
-#define MOST_ROWS 8 /* of input, whose sums a tile keeps in registers */
 
 typedef float lanes __attribute__((vector_size(4 * LANES), aligned(4)));
 
@@ -122,7 +121,7 @@ static inline float sum(lanes v) {
 /* y[a][o] = act(x[a] . weight[o] + bias[o]) + added[a][o] for a tile of ROWS inputs and COLUMNS outputs. */
 #define TILE(ROWS, COLUMNS)                                                                                            \
     static inline __attribute__((always_inline)) void tile_##ROWS##_##COLUMNS(                                         \
-        const float *weight, const float *x, int64_t n, int64_t x_stride, float out[ROWS][COLUMNS]) {                  \
+        const float *weight, const float *x, int64_t n, float out[ROWS][COLUMNS]) {                                    \
         lanes total[ROWS][COLUMNS];                                                                                    \
         _Pragma("GCC unroll 8") for (int a = 0; a < ROWS; a++)                                                         \
             _Pragma("GCC unroll 8") for (int o = 0; o < COLUMNS; o++) total[a][o] = (lanes){0};                        \
@@ -131,7 +130,7 @@ static inline float sum(lanes v) {
             lanes w[COLUMNS];                                                                                          \
             _Pragma("GCC unroll 8") for (int o = 0; o < COLUMNS; o++) w[o] = *(const lanes *)(weight + o * n + i);     \
             _Pragma("GCC unroll 8") for (int a = 0; a < ROWS; a++) {                                                   \
-                lanes v = *(const lanes *)(x + a * x_stride + i);                                                      \
+                lanes v = *(const lanes *)(x + a * n + i);                                                             \
                 _Pragma("GCC unroll 8") for (int o = 0; o < COLUMNS; o++) total[a][o] += w[o] * v;                     \
             }                                                                                                          \
         }                                                                                                              \
@@ -139,14 +138,14 @@ static inline float sum(lanes v) {
             for (int o = 0; o < COLUMNS; o++) {                                                                        \
                 float s = sum(total[a][o]);                                                                            \
                 for (int64_t j = i; j < n; j++)                                                                        \
-                    s += weight[o * n + j] * x[a * x_stride + j];                                                      \
+                    s += weight[o * n + j] * x[a * n + j];                                                             \
                 out[a][o] = s;                                                                                         \
             }                                                                                                          \
     }                                                                                                                  \
     static inline __attribute__((always_inline)) void put_##ROWS##_##COLUMNS(                                          \
         const Linear *layer, const float *x, int64_t o, const float *added, int relu, float *y) {                      \
         float out[ROWS][COLUMNS];                                                                                      \
-        tile_##ROWS##_##COLUMNS(layer->weight + o * layer->inputs, x, layer->inputs, layer->inputs, out);              \
+        tile_##ROWS##_##COLUMNS(layer->weight + o * layer->inputs, x, layer->inputs, out);                             \
         for (int a = 0; a < ROWS; a++)                                                                                 \
             for (int c = 0; c < COLUMNS; c++) {                                                                        \
                 float value = out[a][c] + (layer->bias ? layer->bias[o + c] : 0);                                      \
@@ -177,23 +176,14 @@ ROWS_OF(6, 4)
 ROWS_OF(7, 3)
 ROWS_OF(8, 3)
 
-/* This thread's columns of y [n, outputs] for x [n, inputs]. */
+/* This thread's columns of y [n, outputs] for x [n, inputs], of up to eight rows, whose sums stay in registers. */
 static void product(const Linear *layer, const float *x, int64_t n, const float *added, int relu, float *y,
                     int64_t thread, int64_t threads) {
     static void (*const tiles[])(const Linear *, const float *, int64_t, int64_t, const float *, int, float *) = {
         rows_1, rows_2, rows_3, rows_4, rows_5, rows_6, rows_7, rows_8};
     int64_t first, last;
     share(layer->outputs, 24, thread, threads, &first, &last);
-    int64_t step = n > MOST_ROWS ? 24 : last - first; /* columns whose weights stay in the cache for all rows */
-    for (int64_t from = first; from < last; from += step) {
-        int64_t to = from + step < last ? from + step : last;
-        for (int64_t a = 0; a < n;) {
-            int64_t rows = n - a < MOST_ROWS ? n - a : MOST_ROWS;
-            tiles[rows - 1](layer, x + a * layer->inputs, from, to, added ? added + a * layer->outputs : 0, relu,
-                            y + a * layer->outputs);
-            a += rows;
-        }
-    }
+    tiles[n - 1](layer, x, first, last, added, relu, y);
 }
 
 /* ---- norms and attention ---- */

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from models.layers import Stack
 
 MOST_ROWS = 8
-"""Rows times positions up to which C is faster."""
+"""Rows times positions up to which C is faster; as many as it has tiles for."""
 WORK_PER_THREAD = 2**15
 """Multiplications of the smallest product of a layer that make another thread pay."""
 FLOAT = 4

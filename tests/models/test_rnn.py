@@ -324,6 +324,16 @@ def test_a_step_of_large_layers_is_pytorchs(cell, n, monkeypatch):
         torch.testing.assert_close(part, other, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_cells_of_other_devices_are_pytorchs(device, monkeypatch):
+    asked = []
+    monkeypatch.setattr(recurrent, "LARGE_WEIGHT", 1)
+    monkeypatch.setattr(recurrent, "STEPS", {"GRU": lambda x, state, *weights: asked.append(1) or state})
+    layers = recurrent._stack("gru", 7, 10, 1, 0.0).eval().to(device)
+    recurrent._step(layers, torch.zeros(2, 7, device=device), (torch.zeros(1, 2, 10, device=device),))
+    assert bool(asked) == (device != "cpu")
+
+
 def test_gates_start_as_documented():
     model = build("rnn", cell="lstm", attention="additive", decoder_layers=2)
     for layers in (model.encoder.layers, model.decoder.first, model.decoder.layers):

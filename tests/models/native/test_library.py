@@ -7,7 +7,7 @@ import pytest
 from models.native import library as module
 from models.native.library import described, load_library
 
-needs_compiler = pytest.mark.skipif(load_library() is None, reason="there is no C compiler")
+needs_compiler = pytest.mark.skipif(module._compiler() is None, reason="there is no C compiler")
 
 
 @pytest.fixture

@@ -5,10 +5,11 @@ import torch
 import torch.nn.functional as F
 
 from models.native import product
-from models.native.library import Library, load_library
+from models.native.library import Library, _compiler, load_library
 from models.native.product import row_product
 
-pytestmark = pytest.mark.skipif(load_library() is None, reason="there is no C compiler")
+# Where there is a compiler, code that it does not take fails here.
+pytestmark = pytest.mark.skipif(_compiler() is None, reason="there is no C compiler")
 
 
 @pytest.mark.parametrize("outputs", [1, 7, 24, 50, 600])
